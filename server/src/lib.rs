@@ -1,0 +1,1 @@
+//! The gRPC and HTTP edge: the only crate that knows the wire, text, configuration and the network.
