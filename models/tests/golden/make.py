@@ -74,15 +74,15 @@ MODELS = {
 
 # folder -> (model, seed to start from, stored dtype, classic config form)
 CASES = {
-    "llama2": ("llama2", 0, torch.float32, False),
+    "llama2": ("llama2", 7, torch.float32, False),
     "llama3": ("llama3", 0, torch.float32, True),
-    "mistral": ("mistral", 0, torch.float32, False),
-    "qwen2": ("qwen2", 2600, torch.float32, True),
-    "qwen3": ("qwen3", 0, torch.float32, False),
-    "llama_sharded": ("llama_sharded", 0, torch.float32, True),
-    "llama3_bf16": ("llama3", 0, torch.bfloat16, False),
+    "mistral": ("mistral", 10, torch.float32, False),
+    "qwen2": ("qwen2", 2852, torch.float32, True),
+    "qwen3": ("qwen3", 293, torch.float32, False),
+    "llama_sharded": ("llama_sharded", 99, torch.float32, True),
+    "llama3_bf16": ("llama3", 2, torch.bfloat16, False),
     "qwen2_bf16": ("qwen2", 2600, torch.bfloat16, False),
-    "mistral_f16": ("mistral", 0, torch.float16, True),
+    "mistral_f16": ("mistral", 10, torch.float16, True),
 }
 
 
