@@ -6,3 +6,6 @@
 pub mod executor;
 pub mod sampling;
 pub mod handle;
+
+// The vocabulary of the boundary, so that `server` needs no arrow to `scheduler`.
+pub use scheduler::{limits, plan, request};
