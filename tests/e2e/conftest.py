@@ -1,0 +1,85 @@
+"""A real server process per test module, on a free port, watched until it is ready."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import grpc
+import pytest
+from paternoster.v1 import inference_pb2_grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = ROOT / "target/release/paternoster"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """One `paternoster serve` process."""
+
+    def __init__(self, *flags: str, port: int | None = None):
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.log = ROOT / f".cache/e2e/server-{self.port}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.process = subprocess.Popen(
+            [BINARY, "serve", "--port", str(self.port), *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=self.log.open("w"),
+        )
+        self.wait_ready()
+        self.channel = grpc.insecure_channel(self.address)
+        self.inference = inference_pb2_grpc.InferenceStub(self.channel)
+
+    def wait_ready(self) -> None:
+        """curl does the waiting: it retries refused connections and 503 answers."""
+        command = ["curl", "-fsS", "--retry", "300", "--retry-delay", "0", "--retry-max-time", "60"]
+        command += ["--retry-all-errors", "-o", "/dev/null", f"http://{self.address}/ready"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"not ready: {done.stderr}\n{self.log.read_text()}"
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    def metric(self, name: str) -> float:
+        """The sum of all series of one metric."""
+        lines = [line for line in self.get("/metrics").splitlines() if line.startswith(name)]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def stop(self) -> int:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=90)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The built-in demo models, no flags but the port."""
+    server = Server()
+    yield server
+    assert server.stop() == 0, server.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> str:
+    return os.environ["PATERNOSTER_MINILM"]
+
+
+def run(*command: str, **options) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def run_json(*command: str, **options):
+    return json.loads(run(*command, **options))
