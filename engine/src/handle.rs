@@ -165,5 +165,27 @@ pub enum EncodeError {
     Failed,
 }
 
+/// Awaits the end of an engine: after a drain, or after it went down for good.
+#[derive(Debug)]
+pub struct Completion {}
+
+impl Completion {
+    /// Returns when the engine's threads have ended: `Ok` after a drain (nothing runs any more),
+    /// an error when it could not be started or was restarted too often.
+    pub async fn wait(self) -> Result<(), EngineDown> {
+        std::future::pending().await
+    }
+}
+
+/// An engine that is down and stays down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("engine {name} is down: {reason}")]
+pub struct EngineDown {
+    /// The served name.
+    pub name: String,
+    /// The last failure.
+    pub reason: String,
+}
+
 /// Makes executors: once at start, and again after a failure.
 pub type Factory<T> = Box<dyn FnMut() -> Result<Box<T>, ExecutorError> + Send>;

@@ -3,9 +3,33 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod clock;
+pub mod config;
 pub mod executor;
-pub mod sampling;
 pub mod handle;
+pub mod sampling;
+
+use config::{EncodeConfig, EngineConfig};
+use executor::{Encoder, Executor};
+use handle::{Completion, EncodeHandle, Factory, Handle};
 
 // The vocabulary of the boundary, so that `server` needs no arrow to `scheduler`.
-pub use scheduler::{limits, plan, request};
+pub use scheduler::{encode, limits, plan, request};
+
+/// Starts a decoder's engine: a thread on which `factory` makes the executor, and which then runs
+/// its steps. Install the metrics recorder before; its handles are made here.
+///
+/// Returns at once, with health `Starting`; `Serving` follows when the executor is made.
+pub fn start(factory: Factory<dyn Executor>, config: EngineConfig) -> (Handle, Completion) {
+    let _ = (factory, config);
+    (Handle {}, Completion {})
+}
+
+/// Starts an encoder's engine, in the same frame as [`start`].
+pub fn start_encoder(
+    factory: Factory<dyn Encoder>,
+    config: EncodeConfig,
+) -> (EncodeHandle, Completion) {
+    let _ = (factory, config);
+    (EncodeHandle {}, Completion {})
+}
