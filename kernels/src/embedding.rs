@@ -1,0 +1,97 @@
+//! Tables of vectors looked up by id: tokens, positions, types.
+
+use crate::Compute;
+use half::bf16;
+
+/// A table of rows, in f32 or bf16.
+#[derive(Debug)]
+pub struct Embedding {
+    width: usize,
+    table: Table,
+}
+
+#[derive(Debug)]
+enum Table {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+}
+
+impl Embedding {
+    /// Keeps a table `[rows, width]`.
+    pub fn from_f32(width: usize, table: &[f32]) -> Self {
+        assert!(
+            width > 0 && table.len().is_multiple_of(width),
+            "rows of {width}"
+        );
+        Self {
+            width,
+            table: Table::F32(table.to_vec()),
+        }
+    }
+
+    /// Keeps a table `[rows, width]`.
+    pub fn from_bf16(width: usize, table: &[bf16]) -> Self {
+        assert!(
+            width > 0 && table.len().is_multiple_of(width),
+            "rows of {width}"
+        );
+        Self {
+            width,
+            table: Table::Bf16(table.to_vec()),
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        let elements = match &self.table {
+            Table::F32(table) => table.len(),
+            Table::Bf16(table) => table.len(),
+        };
+        elements / self.width
+    }
+
+    /// Elements of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        match &self.table {
+            Table::F32(table) => size_of_val(table.as_slice()),
+            Table::Bf16(table) => size_of_val(table.as_slice()),
+        }
+    }
+
+    /// Overwrites `out` `[tokens, width]` with the rows of `tokens`.
+    pub fn gather(&self, _compute: &mut Compute, tokens: &[u32], out: &mut [f32]) {
+        self.each(tokens, out, |out, value| *out = value);
+    }
+
+    /// Adds the rows of `tokens` to `out` `[tokens, width]`.
+    pub fn gather_add(&self, _compute: &mut Compute, tokens: &[u32], out: &mut [f32]) {
+        self.each(tokens, out, |out, value| *out += value);
+    }
+
+    fn each(&self, tokens: &[u32], out: &mut [f32], apply: impl Fn(&mut f32, f32)) {
+        assert_eq!(out.len(), tokens.len() * self.width, "gathered rows");
+        for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(self.width)) {
+            let token = token as usize;
+            assert!(token < self.rows(), "token {token} of {}", self.rows());
+            let range = token * self.width..(token + 1) * self.width;
+            match &self.table {
+                Table::F32(table) => {
+                    out.iter_mut()
+                        .zip(&table[range])
+                        .for_each(|(out, &value)| apply(out, value));
+                }
+                Table::Bf16(table) => {
+                    let values = table[range].iter().map(|value| value.to_f32());
+                    out.iter_mut()
+                        .zip(values)
+                        .for_each(|(out, value)| apply(out, value));
+                }
+            }
+        }
+    }
+}

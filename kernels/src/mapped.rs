@@ -1,0 +1,26 @@
+//! A file mapped into memory, read-only.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// The bytes of a file, read from disk as they are touched.
+#[derive(Debug)]
+pub struct MappedFile(memmap2::Mmap);
+
+impl MappedFile {
+    /// Maps a whole file. It must not be changed or cut short while it is mapped: keep it only
+    /// as long as it is being read, as a loader of weights does.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: the mapping is private and never written through. What could still change the
+        // bytes under us is another process writing or cutting the file; the contract above,
+        // which every reader of model folders has, excludes it.
+        unsafe { memmap2::Mmap::map(&file) }.map(Self)
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
