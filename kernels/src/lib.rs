@@ -16,6 +16,7 @@ pub mod compute;
 pub mod embedding;
 pub mod kv;
 pub mod linear;
+pub mod mapped;
 pub mod norm;
 pub mod rope;
 pub mod sample;

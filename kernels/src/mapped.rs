@@ -13,10 +13,15 @@ impl MappedFile {
     /// as long as it is being read, as a loader of weights does.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
+        #[expect(
+            unsafe_code,
+            reason = "memmap2 leaves the contract below to its callers"
+        )]
         // SAFETY: the mapping is private and never written through. What could still change the
         // bytes under us is another process writing or cutting the file; the contract above,
         // which every reader of model folders has, excludes it.
-        unsafe { memmap2::Mmap::map(&file) }.map(Self)
+        let map = unsafe { memmap2::Mmap::map(&file) }?;
+        Ok(Self(map))
     }
 
     /// All bytes.
