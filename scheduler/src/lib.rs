@@ -9,9 +9,14 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod blocks;
 pub mod encode;
 pub mod hash;
+mod kv;
 pub mod limits;
 pub mod plan;
+mod prefix;
+mod queue;
 pub mod request;
 pub mod scheduler;
+mod sequence;

@@ -1,54 +1,301 @@
 //! The policy: submit, abort, plan, apply.
+//!
+//! Served in this order, within `step_tokens_max` positions a step:
+//! 1. running sequences with one position to compute (decodes), all of them, best rank first;
+//! 2. running sequences with more (prompts), as many positions as the budget leaves;
+//! 3. waiting requests in the queue's order, while slots, blocks and budget last. The first that
+//!    does not fit ends the round: nobody is overtaken because he is big.
+//!
+//! A running sequence that needs a block when there is none preempts the worst-ranked running
+//! sequence (lowest priority, then latest arrival), which may be itself. The preempted one gives
+//! up its blocks, waits, and computes its text again. The best-ranked sequence is never
+//! preempted, so there is always progress.
+//!
+//! With `depth_max` 2 a step may be planned while the one before it is in flight. What a step in
+//! flight touches, blocks and slots, stays taken until that step is applied (the *fence*).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
 
 use crate::hash::BlockHasher;
+use crate::kv::Kv;
 use crate::limits::{Limits, Pool};
-use crate::plan::{Event, Outcome, Plan, Stats};
-use crate::request::{Micros, Reject, Request, RequestId};
+use crate::plan::{BlockId, Event, SlotId, Stats};
+use crate::prefix::Parent;
+use crate::queue::{PATIENCE, Queue};
+use crate::request::{Finish, Micros, Reject, Request, RequestId, Token};
+use crate::sequence::{Handle, Sequence, Sequences};
+
+mod applying;
+mod checking;
+mod planning;
 
 /// Decides what each step computes. See the crate's documentation.
-#[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    pool: Pool,
+    kv: Kv,
+    hasher: Box<dyn BlockHasher>,
+    sequences: Sequences,
+    queue: Queue,
+    /// Running sequences, best rank first. Ended ones are swept out by the next plan.
+    running: Vec<Handle>,
+    /// How many of `running` have not ended.
+    running_count: u32,
+    /// Slots nobody has, the next one to give at the end.
+    slots: Vec<SlotId>,
+    deadlines: BTreeSet<(Micros, u32)>,
+    /// Steps planned and not yet applied, oldest first.
+    flights: VecDeque<Flight>,
+    /// What sequences gave up while a step in flight was using it, in order of steps.
+    fences: VecDeque<Fence>,
+    /// Requests that ended outside of any call that reports events.
+    ended: Vec<(RequestId, Finish)>,
+    /// The last step planned, and the last one applied.
+    planned: u64,
+    applied: u64,
+    arrivals: u64,
+    plans_unchecked: u32,
+    prefix_queried_tokens: u64,
+    prefix_hit_tokens: u64,
+    preemptions: u64,
+    /// Reused from call to call.
+    spare_rows: Vec<Vec<Row>>,
+    hits: Vec<BlockId>,
+    prompts: Vec<u32>,
+    block_text: Vec<Token>,
+}
+
+/// A planned step whose answer has not come.
+#[derive(Debug)]
+struct Flight {
+    step: u64,
+    rows: Vec<Row>,
+}
+
+/// What a slice will have done once its step is applied.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    sequence: Handle,
+    id: RequestId,
+    /// Positions before this one will be computed.
+    end: u32,
+    samples: bool,
+}
+
+/// A table and a slot that become free when `step` is applied.
+#[derive(Debug)]
+struct Fence {
+    step: u64,
+    table: Vec<BlockId>,
+    slot: SlotId,
 }
 
 impl Scheduler {
     /// An idle scheduler over an empty pool.
-    pub fn new(limits: Limits, pool: Pool, _hasher: Box<dyn BlockHasher>) -> Self {
-        Self { limits, pool }
+    ///
+    /// No more than `step_tokens_max` sequences run at once, whatever `running_max` says: each
+    /// of them may need one position a step.
+    pub fn new(limits: Limits, pool: Pool, hasher: Box<dyn BlockHasher>) -> Self {
+        assert!(
+            limits.step_tokens_max > 0,
+            "a step computes at least one position"
+        );
+        assert!(limits.running_max > 0, "at least one sequence runs");
+        assert!((1..=2).contains(&limits.depth_max), "depth_max is 1 or 2");
+        let slots = limits.running_max.min(limits.step_tokens_max);
+        Self {
+            limits,
+            kv: Kv::new(pool),
+            hasher,
+            sequences: Sequences::default(),
+            queue: Queue::new(),
+            running: Vec::with_capacity(slots as usize),
+            running_count: 0,
+            slots: (0..slots).rev().map(SlotId).collect(),
+            deadlines: BTreeSet::new(),
+            flights: VecDeque::new(),
+            fences: VecDeque::new(),
+            ended: Vec::new(),
+            planned: 0,
+            applied: 0,
+            arrivals: 0,
+            plans_unchecked: 0,
+            prefix_queried_tokens: 0,
+            prefix_hit_tokens: 0,
+            preemptions: 0,
+            spare_rows: Vec::new(),
+            hits: Vec::new(),
+            prompts: Vec::new(),
+            block_text: Vec::new(),
+        }
     }
-    /// Queues a request, or says why not.
-    pub fn submit(&mut self, _request: Request, _now: Micros) -> Result<(), Reject> {
-        unimplemented!("scheduler under construction {:?} {:?}", self.limits, self.pool)
+
+    /// Queues a request, or says why not. Its id must never have been used before.
+    pub fn submit(&mut self, request: Request, now: Micros) -> Result<(), Reject> {
+        self.admissible(&request, now)?;
+        let output_max = request.output_max.get();
+        if request.generated.len() >= output_max as usize {
+            self.ended.push((request.id, Finish::Length));
+            return Ok(());
+        }
+        self.arrivals += 1;
+        let patience = Micros(now.0.saturating_add(PATIENCE.0));
+        let prompt = request.prompt.len() as u32;
+        let sequence = Sequence {
+            id: request.id,
+            stamp: 0,
+            slot: None,
+            known: prompt + request.generated.len() as u32,
+            last: request
+                .generated
+                .last()
+                .copied()
+                .unwrap_or(request.prompt[prompt as usize - 1]),
+            pending: 0,
+            planned: 0,
+            computed: 0,
+            published: 0,
+            known_max: prompt + output_max,
+            last_step: 0,
+            table: Vec::new(),
+            prompt: request.prompt,
+            output: request.generated,
+            parent: Parent::Root(request.root),
+            root: request.root,
+            hashes: Vec::new(),
+            account: self.queue.join(request.priority, request.tenant),
+            priority: request.priority,
+            arrival: self.arrivals,
+            urgency: request
+                .deadline
+                .map_or(patience, |deadline| deadline.min(patience)),
+            deadline: request.deadline,
+            preemptions: 0,
+            started: false,
+        };
+        let (account, key) = (sequence.account, sequence.wait_key());
+        let index = self.sequences.insert(sequence);
+        self.queue.push(account, key, index);
+        if let Some(deadline) = request.deadline {
+            self.deadlines.insert((deadline, index));
+        }
+        Ok(())
     }
-    /// Ends a request; its `Finished` event comes with the next `apply` or `plan`.
-    /// Returns whether it was known.
-    pub fn abort(&mut self, _id: RequestId, _events: &mut Vec<Event>) -> bool {
-        unimplemented!()
-    }
-    /// Fills `plan` with the next step; an empty plan means there is nothing to compute now.
-    /// Requests whose deadline has passed end here.
-    pub fn plan(&mut self, _now: Micros, _plan: &mut Plan, _events: &mut Vec<Event>) {
-        unimplemented!()
-    }
-    /// Takes the answer to the oldest step not yet applied.
-    pub fn apply(&mut self, _outcome: &Outcome, _now: Micros, _events: &mut Vec<Event>) {
-        unimplemented!()
-    }
-    /// Counts for metrics.
-    pub fn stats(&self) -> Stats {
-        Stats::default()
-    }
-    /// Whether a request waits or runs.
-    pub fn is_idle(&self) -> bool {
+
+    /// Ends a request and reports its `Finished` at once. Returns whether it was known.
+    pub fn abort(&mut self, id: RequestId, events: &mut Vec<Event>) -> bool {
+        let Some(index) = self.sequences.index_of(id) else {
+            return false;
+        };
+        self.end(index, Finish::Abort, events);
         true
     }
+
+    /// Counts for metrics.
+    pub fn stats(&self) -> Stats {
+        let pool = self.kv.pool();
+        Stats {
+            waiting: self.queue.waiting(),
+            running: self.running_count,
+            blocks_free: pool.free(),
+            blocks_active: pool.total() - pool.available(),
+            blocks_cached: pool.cached(),
+            blocks_total: pool.total(),
+            prefix_queried_tokens: self.prefix_queried_tokens,
+            prefix_hit_tokens: self.prefix_hit_tokens,
+            preemptions: self.preemptions,
+            evictions: self.kv.evictions(),
+        }
+    }
+
+    /// Whether no request waits or runs, no step is in flight and nothing is left to report.
+    pub fn is_idle(&self) -> bool {
+        self.sequences.len() == 0 && self.flights.is_empty() && self.ended.is_empty()
+    }
+
     /// The earliest deadline of any request, for the engine's timer.
     pub fn deadline(&self) -> Option<Micros> {
-        None
+        self.deadlines.first().map(|&(deadline, _)| deadline)
     }
+
     /// Drops every unreferenced cached block; returns how many.
     pub fn flush_cache(&mut self) -> u32 {
-        0
+        self.kv.flush()
+    }
+
+    /// Refuses what can never be served and what there is no room to queue.
+    fn admissible(&self, request: &Request, now: Micros) -> Result<(), Reject> {
+        let tokens = request.prompt.len() as u64 + u64::from(request.output_max.get());
+        let tokens_max = self.limits.sequence_tokens_max;
+        let blocks = tokens.div_ceil(u64::from(self.kv.block_tokens()));
+        let blocks_max = self.kv.pool().total();
+        if request.prompt.is_empty() {
+            Err(Reject::EmptyPrompt)
+        } else if request.deadline.is_some_and(|deadline| deadline <= now) {
+            Err(Reject::Expired)
+        } else if tokens > u64::from(tokens_max) {
+            Err(Reject::TooLong { tokens, tokens_max })
+        } else if blocks > u64::from(blocks_max) {
+            Err(Reject::ExceedsPool { blocks, blocks_max })
+        } else if self.queue.waiting() >= self.limits.waiting_max {
+            Err(Reject::QueueFull {
+                waiting: self.queue.waiting(),
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ends a request, wherever it is, and reports it.
+    fn end(&mut self, index: u32, finish: Finish, events: &mut Vec<Event>) {
+        if self.sequences.at(index).slot.is_some() {
+            self.vacate(index);
+        } else {
+            let sequence = self.sequences.at(index);
+            self.queue.remove(sequence.account, sequence.wait_key());
+        }
+        let sequence = self.sequences.remove(index);
+        self.queue.leave(sequence.account);
+        if let Some(deadline) = sequence.deadline {
+            assert!(
+                self.deadlines.remove(&(deadline, index)),
+                "a deadline was lost"
+            );
+        }
+        events.push(Event::Finished {
+            id: sequence.id,
+            finish,
+        });
+    }
+
+    /// Takes blocks and slot from a running sequence; they become free behind the fence.
+    fn vacate(&mut self, index: u32) {
+        let sequence = self.sequences.at_mut(index);
+        let Some(slot) = sequence.slot.take() else {
+            unreachable!("{:?} does not run", sequence.id);
+        };
+        let table = std::mem::take(&mut sequence.table);
+        if sequence.last_step > self.applied {
+            self.fences.push_back(Fence {
+                step: sequence.last_step,
+                table,
+                slot,
+            });
+        } else {
+            self.kv.release(&table);
+            self.slots.push(slot);
+        }
+        self.running_count -= 1;
+    }
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduler")
+            .field("limits", &self.limits)
+            .field("planned", &self.planned)
+            .field("applied", &self.applied)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }

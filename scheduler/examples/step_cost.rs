@@ -1,0 +1,155 @@
+//! Prints what planning and applying one decode step costs, by the number of running sequences.
+//!
+//! ```text
+//! cargo run --release -p scheduler --example step_cost
+//! ```
+
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+use scheduler::hash::{BlockHash, BlockHasher};
+use scheduler::limits::{Limits, Pool};
+use scheduler::plan::{Event, Outcome, Plan, Sampled};
+use scheduler::request::{Micros, Priority, Request, RequestId, TenantId, Token};
+use scheduler::scheduler::Scheduler;
+
+/// Tokens of each prompt.
+const PROMPT_TOKENS: u32 = 1024;
+/// Decode steps measured; each sequence fills blocks in some of them.
+const STEPS: u32 = 256;
+
+#[derive(Debug)]
+struct Mix;
+
+impl BlockHasher for Mix {
+    fn hash(&self, parent: BlockHash, tokens: &[Token]) -> BlockHash {
+        let mut hash = parent.0 ^ 0x6a09_e667_f3bc_c908_bb67_ae85_84ca_a73b;
+        for token in tokens {
+            hash = (hash ^ u128::from(token.0)).wrapping_mul(0x0000_0100_0000_01b3_9e37_79b9);
+            hash ^= hash >> 61;
+        }
+        BlockHash(hash)
+    }
+}
+
+/// A scheduler with everything it talks through.
+struct Bench {
+    scheduler: Scheduler,
+    plan: Plan,
+    outcome: Outcome,
+    events: Vec<Event>,
+}
+
+impl Bench {
+    fn new(running: u32) -> Self {
+        let limits = Limits {
+            step_tokens_max: 8192,
+            running_max: running,
+            waiting_max: running,
+            sequence_tokens_max: 8192,
+            preemptions_max: 4,
+            depth_max: 1,
+        };
+        let block_tokens = NonZeroU32::MIN.saturating_add(15);
+        let blocks = running * ((PROMPT_TOKENS + 4 * STEPS) / 16 + 1) * 11 / 10 + 16;
+        let mut bench = Self {
+            scheduler: Scheduler::new(
+                limits,
+                Pool {
+                    blocks,
+                    block_tokens,
+                },
+                Box::new(Mix),
+            ),
+            plan: Plan::default(),
+            outcome: Outcome::default(),
+            events: Vec::new(),
+        };
+        for id in 0..u64::from(running) {
+            // Lengths differ, so that the same share of sequences fills a block in every step.
+            let tokens = PROMPT_TOKENS + (id % 16) as u32;
+            let request = Request {
+                id: RequestId(id),
+                prompt: (0..tokens)
+                    .map(|at| Token(at ^ (id as u32) << 12))
+                    .collect(),
+                generated: Vec::new(),
+                output_max: NonZeroU32::MIN.saturating_add(4 * STEPS),
+                priority: Priority(0),
+                deadline: None,
+                tenant: TenantId(id as u32 % 8),
+                root: BlockHash(0),
+            };
+            let submitted = bench.scheduler.submit(request, Micros(0));
+            assert_eq!(submitted, Ok(()), "the bench's own limits fit");
+        }
+        bench
+    }
+
+    fn plan(&mut self) {
+        self.events.clear();
+        self.scheduler
+            .plan(Micros(1), &mut self.plan, &mut self.events);
+    }
+
+    /// What an executor would do.
+    fn answer(&mut self) {
+        self.outcome.step = self.plan.step;
+        self.outcome.sampled.clear();
+        for slice in self.plan.slices.iter().filter(|slice| slice.samples) {
+            let token = Token(slice.positions.end ^ slice.slot.0 << 12);
+            self.outcome.sampled.push((slice.id, Sampled::Token(token)));
+        }
+    }
+
+    fn apply(&mut self) {
+        self.scheduler
+            .apply(&self.outcome, Micros(1), &mut self.events);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "it measures")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
+}
+
+#[expect(clippy::print_stdout, reason = "it reports")]
+fn main() {
+    println!("running   plan us   apply us   both us   us per 1,000 sequences");
+    for running in [1, 32, 256, 1024, 4096] {
+        let mut bench = Bench::new(running);
+        while bench.scheduler.stats().running < running
+            || bench.plan.tokens.len() > running as usize
+        {
+            bench.plan();
+            bench.answer();
+            bench.apply();
+        }
+        let (mut plans, mut applies, mut both) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..STEPS {
+            let start = now();
+            bench.plan();
+            let planned = start.elapsed();
+            bench.answer();
+            let start = now();
+            bench.apply();
+            let applied = start.elapsed();
+            plans.push(planned.as_secs_f64() * 1e6);
+            applies.push(applied.as_secs_f64() * 1e6);
+            both.push((planned + applied).as_secs_f64() * 1e6);
+        }
+        assert_eq!(
+            bench.plan.slices.len(),
+            running as usize,
+            "all of them decode"
+        );
+        let (plan, apply, both) = (median(plans), median(applies), median(both));
+        let each = both / f64::from(running) * 1000.0;
+        println!("{running:7} {plan:9.2} {apply:10.2} {both:9.2} {each:10.2}");
+    }
+}

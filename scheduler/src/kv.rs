@@ -1,0 +1,117 @@
+//! The KV memory as the policy sees it: the block pool and the prefix index, kept in step.
+
+use crate::blocks::BlockPool;
+use crate::limits::Pool;
+use crate::plan::BlockId;
+use crate::prefix::{ContentId, Key, PrefixIndex};
+
+/// Blocks with their contents.
+#[derive(Debug)]
+pub(crate) struct Kv {
+    pool: BlockPool,
+    index: PrefixIndex,
+    block_tokens: u32,
+    evictions: u64,
+}
+
+impl Kv {
+    /// An empty memory.
+    pub(crate) fn new(pool: Pool) -> Self {
+        let block_tokens = pool.block_tokens.get();
+        Self {
+            pool: BlockPool::new(pool.blocks),
+            index: PrefixIndex::new(pool.blocks, block_tokens),
+            block_tokens,
+            evictions: 0,
+        }
+    }
+
+    /// Tokens a block holds.
+    pub(crate) fn block_tokens(&self) -> u32 {
+        self.block_tokens
+    }
+
+    /// How many blocks `tokens` tokens need.
+    pub(crate) fn blocks_for(&self, tokens: u32) -> u32 {
+        tokens.div_ceil(self.block_tokens)
+    }
+
+    /// The counts behind it.
+    pub(crate) fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+
+    /// Cached blocks given to somebody else so far.
+    pub(crate) fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// Takes a block for writing.
+    pub(crate) fn take(&mut self) -> Option<BlockId> {
+        let taken = self.pool.take()?;
+        if taken.evicted {
+            self.index.remove(taken.block);
+            self.evictions += 1;
+        }
+        Some(taken.block)
+    }
+
+    /// The block that holds exactly this text.
+    pub(crate) fn find(&self, key: Key<'_>) -> Option<(BlockId, ContentId)> {
+        self.index.find(key)
+    }
+
+    /// One more table names `block`.
+    pub(crate) fn share(&mut self, block: BlockId) {
+        self.pool.share(block);
+    }
+
+    /// Makes a full, computed block findable. When another block holds the same text already,
+    /// that one stays the findable one.
+    pub(crate) fn publish(&mut self, block: BlockId, key: Key<'_>) -> ContentId {
+        if let Some((_, content)) = self.index.find(key) {
+            return content;
+        }
+        self.pool.keep(block);
+        self.index.insert(block, key)
+    }
+
+    /// Makes `block` no longer findable, if it was: what it holds is not to be trusted.
+    pub(crate) fn distrust(&mut self, block: BlockId) {
+        if self.pool.is_known(block) {
+            self.index.remove(block);
+            self.pool.forget(block);
+        }
+    }
+
+    /// Releases a table, the last block first, so that a shared beginning outlives its ends.
+    pub(crate) fn release(&mut self, table: &[BlockId]) {
+        for &block in table.iter().rev() {
+            self.pool.release(block);
+        }
+    }
+
+    /// Frees every cached block; returns how many.
+    pub(crate) fn flush(&mut self) -> u32 {
+        let mut flushed = 0;
+        while let Some(block) = self.pool.oldest() {
+            self.index.remove(block);
+            self.pool.forget(block);
+            flushed += 1;
+        }
+        flushed
+    }
+
+    /// Checks all counts and lists against `refs`, the number of tables that name each block.
+    pub(crate) fn check(&self, refs: &[u32]) {
+        self.pool.check(refs);
+        for index in 0..refs.len() as u32 {
+            let block = BlockId(index);
+            let held = self.index.holds(block);
+            assert!(
+                held == self.pool.is_known(block),
+                "block {index} is half published"
+            );
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `apply`: what the answer to a step changes.
+
+use crate::plan::{Event, Outcome, Sampled};
+use crate::prefix::Key;
+use crate::request::{Finish, Micros};
+
+use super::{Row, Scheduler};
+
+impl Scheduler {
+    /// Takes the answer to the oldest step not yet applied. Rows of requests that ended in the
+    /// meantime are dropped; the token of one that was preempted is kept. Requests whose deadline
+    /// has passed end here.
+    pub fn apply(&mut self, outcome: &Outcome, now: Micros, events: &mut Vec<Event>) {
+        let Some(mut flight) = self.flights.pop_front() else {
+            unreachable!(
+                "an outcome for step {} comes and none is in flight",
+                outcome.step
+            );
+        };
+        assert!(
+            flight.step == outcome.step,
+            "steps are applied in the order of their plans"
+        );
+        let mut sampled = outcome.sampled.iter();
+        for &row in &flight.rows {
+            let result = if row.samples {
+                let Some(&(id, result)) = sampled.next() else {
+                    unreachable!("the outcome of step {} misses {:?}", outcome.step, row.id);
+                };
+                assert!(
+                    id == row.id,
+                    "the outcome of step {} is out of order",
+                    outcome.step
+                );
+                Some(result)
+            } else {
+                None
+            };
+            self.apply_row(row, result, events);
+        }
+        assert!(
+            sampled.next().is_none(),
+            "step {} sampled rows nobody planned",
+            outcome.step
+        );
+        flight.rows.clear();
+        self.spare_rows.push(flight.rows);
+        self.applied = outcome.step;
+        self.lift_fences();
+        self.expire(now, events);
+        self.check_when_idle();
+    }
+
+    fn apply_row(&mut self, row: Row, result: Option<Sampled>, events: &mut Vec<Event>) {
+        let index = row.sequence.index;
+        let Some(sequence) = self.sequences.get(index, row.id) else {
+            return;
+        };
+        let runs = sequence.stamp == row.sequence.stamp;
+        if result == Some(Sampled::Fault) {
+            self.distrust(index);
+            self.end(index, Finish::Fault, events);
+            return;
+        }
+        if runs {
+            self.sequences.at_mut(index).computed = row.end;
+            self.publish(index);
+        }
+        let (token, last) = match result {
+            Some(Sampled::Token(token)) => (token, false),
+            Some(Sampled::Last(token)) => (token, true),
+            Some(Sampled::Fault) | None => return,
+        };
+        let sequence = self.sequences.at_mut(index);
+        sequence.pending -= 1;
+        sequence.push(token);
+        events.push(Event::Token { id: row.id, token });
+        self.queue.charge_output(sequence.account);
+        if last {
+            self.end(index, Finish::Stop, events);
+        } else if sequence.known == sequence.known_max {
+            self.end(index, Finish::Length, events);
+        }
+    }
+
+    /// Publishes the blocks of a running sequence that are full and computed by now.
+    fn publish(&mut self, index: u32) {
+        let block_tokens = self.kv.block_tokens();
+        let sequence = self.sequences.at_mut(index);
+        while (sequence.published + 1) * block_tokens <= sequence.computed {
+            let at = sequence.published;
+            let start = at * block_tokens;
+            self.block_text.clear();
+            sequence.copy_tokens(start..start + block_tokens, &mut self.block_text);
+            let hash = sequence.hash_at(at, &self.block_text, self.hasher.as_ref());
+            let key = Key {
+                hash,
+                parent: sequence.parent,
+                tokens: &self.block_text,
+            };
+            let content = self.kv.publish(sequence.table[at as usize], key);
+            sequence.parent = crate::prefix::Parent::Content(content);
+            sequence.published += 1;
+        }
+    }
+
+    /// Unpublishes every block of a sequence whose row could not be computed: what made it fail
+    /// may stand in any of them.
+    fn distrust(&mut self, index: u32) {
+        for &block in &self.sequences.at(index).table {
+            self.kv.distrust(block);
+        }
+    }
+
+    /// Frees what only applied steps were using.
+    fn lift_fences(&mut self) {
+        while let Some(fence) = self.fences.front()
+            && fence.step <= self.applied
+        {
+            self.kv.release(&fence.table);
+            self.slots.push(fence.slot);
+            self.fences.pop_front();
+        }
+    }
+}

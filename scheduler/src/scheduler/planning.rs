@@ -1,0 +1,347 @@
+//! `plan`: what the next step computes.
+
+use crate::kv::Kv;
+use crate::plan::{Event, Plan, Slice, SlotId};
+use crate::prefix::{Key, Parent};
+use crate::request::{Finish, Micros};
+use crate::sequence::Handle;
+
+use super::{Flight, Row, Scheduler};
+
+/// Whether memory ran out while running sequences were served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pressure {
+    None,
+    /// Somebody was preempted or has to wait for blocks behind the fence.
+    OutOfBlocks,
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    plan: &'a mut Plan,
+    rows: Vec<Row>,
+    /// Positions that may still be added.
+    budget: u32,
+}
+
+impl Scheduler {
+    /// Fills `plan` with the next step; an empty plan means there is nothing to compute now, and
+    /// is not to be applied. Requests whose deadline has passed end here.
+    ///
+    /// At most `depth_max` steps may be planned and not applied.
+    pub fn plan(&mut self, now: Micros, plan: &mut Plan, events: &mut Vec<Event>) {
+        assert!(
+            (self.flights.len() as u32) < self.limits.depth_max,
+            "apply the step in flight before planning another"
+        );
+        plan.clear();
+        plan.step = self.planned + 1;
+        for (id, finish) in self.ended.drain(..) {
+            events.push(Event::Finished { id, finish });
+        }
+        self.expire(now, events);
+        self.check_sometimes();
+        self.sweep();
+        let rows = self.spare_rows.pop().unwrap_or_default();
+        let mut draft = Draft {
+            plan,
+            rows,
+            budget: self.limits.step_tokens_max,
+        };
+        let pressure = self.plan_decodes(&mut draft, events);
+        self.plan_prompts(&mut draft);
+        if pressure == Pressure::None {
+            self.admit(&mut draft, events);
+        }
+        let Draft { plan, rows, .. } = draft;
+        if plan.is_empty() {
+            let stuck = self.sequences.len() > 0 && self.flights.is_empty();
+            assert!(!stuck, "requests wait or run and nothing can be computed");
+            self.spare_rows.push(rows);
+            return;
+        }
+        self.planned += 1;
+        self.flights.push_back(Flight {
+            step: self.planned,
+            rows,
+        });
+    }
+
+    /// Ends every request whose deadline is not after `now`.
+    pub(super) fn expire(&mut self, now: Micros, events: &mut Vec<Event>) {
+        while let Some(&(deadline, index)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.end(index, Finish::Deadline, events);
+        }
+    }
+
+    /// Removes ended sequences from the running ones.
+    fn sweep(&mut self) {
+        if self.running.len() != self.running_count as usize {
+            self.running
+                .retain(|&handle| self.sequences.is_current(handle));
+        }
+        assert!(
+            self.running.len() == self.running_count as usize,
+            "a running sequence is lost"
+        );
+    }
+
+    /// Plans every running sequence with one position to compute. Notes those with more in
+    /// `self.prompts`.
+    fn plan_decodes(&mut self, draft: &mut Draft<'_>, events: &mut Vec<Event>) -> Pressure {
+        let mut pressure = Pressure::None;
+        self.prompts.clear();
+        // Preemption shortens the list from its end, where this loop has not been.
+        let mut at = 0;
+        while let Some(&Handle { index, .. }) = self.running.get(at) {
+            at += 1;
+            let sequence = self.sequences.at(index);
+            let remaining = sequence.remaining();
+            if remaining > 1 {
+                self.prompts.push(index);
+                continue;
+            }
+            if remaining == 0 || sequence.is_full() {
+                continue;
+            }
+            let needed = self.kv.blocks_for(sequence.planned + 1);
+            if needed > sequence.table.len() as u32 {
+                if self.kv.pool().available() == 0 {
+                    pressure = Pressure::OutOfBlocks;
+                    if !self.make_room(at, events) {
+                        continue;
+                    }
+                }
+                self.take_block(index);
+            }
+            self.push_slice(draft, index, 1);
+        }
+        pressure
+    }
+
+    /// Preempts from the end of the running list until a block is available. Returns false when
+    /// the sequence that asks, the one before `at`, must go without this time: because it was
+    /// preempted itself, or because blocks are coming once a step in flight is applied.
+    fn make_room(&mut self, at: usize, events: &mut Vec<Event>) -> bool {
+        while self.kv.pool().available() == 0 {
+            if !self.fences.is_empty() {
+                return false;
+            }
+            let Some(victim) = self.running.pop() else {
+                unreachable!("every block is taken and nobody runs");
+            };
+            assert!(
+                at > 1 || !self.running.is_empty(),
+                "the best sequence is never preempted"
+            );
+            self.preempt(victim.index, events);
+            if self.running.len() < at {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Sends a running sequence back to the queue, or ends it when that happened too often. It
+    /// has been taken off the running list.
+    fn preempt(&mut self, index: u32, events: &mut Vec<Event>) {
+        self.preemptions += 1;
+        if self.sequences.at(index).preemptions >= self.limits.preemptions_max {
+            self.end(index, Finish::Preempted, events);
+            return;
+        }
+        self.vacate(index);
+        self.sequences.restamp(index);
+        let sequence = self.sequences.at_mut(index);
+        sequence.preemptions += 1;
+        sequence.rewind();
+        let (account, key) = (sequence.account, sequence.wait_key());
+        self.queue.push(account, key, index);
+    }
+
+    /// Spends what is left of the budget on running prompts, best rank first.
+    fn plan_prompts(&mut self, draft: &mut Draft<'_>) {
+        for at in 0..self.prompts.len() {
+            if draft.budget == 0 {
+                return;
+            }
+            let index = self.prompts[at];
+            let remaining = self.sequences.at(index).remaining();
+            let count = remaining.min(draft.budget);
+            self.push_slice(draft, index, count);
+        }
+    }
+
+    /// Lets waiting requests in while there is room, in the queue's order.
+    fn admit(&mut self, draft: &mut Draft<'_>, events: &mut Vec<Event>) {
+        while draft.budget > 0 && !self.slots.is_empty() {
+            let Some(index) = self.queue.first() else {
+                return;
+            };
+            // A preempted sequence whose sampled token is still to come does not know its text.
+            if self.sequences.at(index).pending > 0 || !self.find_prefix(index) {
+                return;
+            }
+            let Some(slot) = self.slots.pop() else { return };
+            self.start(index, slot, events);
+            let remaining = self.sequences.at(index).remaining();
+            let count = remaining.min(draft.budget);
+            self.push_slice(draft, index, count);
+        }
+    }
+
+    /// Looks up the beginning of a waiting sequence in the prefix cache, into `self.hits`.
+    /// Returns whether the blocks it needs besides are available.
+    fn find_prefix(&mut self, index: u32) -> bool {
+        let block_tokens = self.kv.block_tokens();
+        let sequence = self.sequences.at_mut(index);
+        // One token is always computed, because its logits are wanted.
+        let findable = (sequence.known - 1) / block_tokens;
+        let needed = self.kv.blocks_for(sequence.known);
+        let mut parent = Parent::Root(sequence.root);
+        let mut idle_hits = 0;
+        self.hits.clear();
+        for at in 0..findable {
+            let start = at * block_tokens;
+            self.block_text.clear();
+            sequence.copy_tokens(start..start + block_tokens, &mut self.block_text);
+            let hash = sequence.hash_at(at, &self.block_text, self.hasher.as_ref());
+            let key = Key {
+                hash,
+                parent,
+                tokens: &self.block_text,
+            };
+            let Some((block, content)) = self.kv.find(key) else {
+                break;
+            };
+            idle_hits += u32::from(self.kv.pool().refs(block) == 0);
+            self.hits.push(block);
+            parent = Parent::Content(content);
+        }
+        sequence.parent = parent;
+        let reserve = if self.running_count == 0 {
+            0
+        } else {
+            watermark(&self.kv)
+        };
+        needed - self.hits.len() as u32 + idle_hits + reserve <= self.kv.pool().available()
+    }
+
+    /// Makes the waiting sequence for which [`Scheduler::find_prefix`] was called a running one:
+    /// it gets a slot and all blocks of its known text.
+    fn start(&mut self, index: u32, slot: SlotId, events: &mut Vec<Event>) {
+        let hits = self.hits.len() as u32;
+        let sequence = self.sequences.at_mut(index);
+        self.queue.remove(sequence.account, sequence.wait_key());
+        let cached = hits * self.kv.block_tokens();
+        sequence.slot = Some(slot);
+        sequence.published = hits;
+        sequence.computed = cached;
+        sequence.planned = cached;
+        if !sequence.started {
+            sequence.started = true;
+            let prompt = sequence.prompt.len() as u32;
+            let cached_tokens = cached.min(prompt);
+            self.prefix_queried_tokens += u64::from(prompt);
+            self.prefix_hit_tokens += u64::from(cached_tokens);
+            self.queue
+                .admitted(sequence.account, u64::from(sequence.known - cached));
+            events.push(Event::Started {
+                id: sequence.id,
+                cached_tokens,
+            });
+        }
+        let needed = self.kv.blocks_for(sequence.known) as usize;
+        sequence.table.reserve(needed + 1);
+        sequence.table.extend_from_slice(&self.hits);
+        for &block in &self.hits {
+            self.kv.share(block);
+        }
+        while self.sequences.at(index).table.len() < needed {
+            self.take_block(index);
+        }
+        self.enlist(index);
+    }
+
+    /// Adds a sequence to the running list, at its rank.
+    fn enlist(&mut self, index: u32) {
+        let sequence = self.sequences.at(index);
+        let rank = sequence.rank();
+        let handle = Handle {
+            index,
+            stamp: sequence.stamp,
+        };
+        let sequences = &self.sequences;
+        let place = match self.running.last() {
+            Some(last) if sequences.at(last.index).rank() > rank => self
+                .running
+                .partition_point(|other| sequences.at(other.index).rank() < rank),
+            _ => self.running.len(),
+        };
+        self.running.insert(place, handle);
+        self.running_count += 1;
+    }
+
+    /// Adds an available block to a table.
+    fn take_block(&mut self, index: u32) {
+        let Some(block) = self.kv.take() else {
+            unreachable!("no block is left, though one was seen available");
+        };
+        self.sequences.at_mut(index).table.push(block);
+    }
+
+    /// Adds the next `count` positions of a running sequence to the plan.
+    fn push_slice(&mut self, draft: &mut Draft<'_>, index: u32, count: u32) {
+        assert!(
+            count > 0 && count <= draft.budget,
+            "the step is over its budget"
+        );
+        draft.budget -= count;
+        let sequence = self.sequences.at_mut(index);
+        let Some(slot) = sequence.slot else {
+            unreachable!("{:?} is planned and does not run", sequence.id);
+        };
+        let start = sequence.planned;
+        let end = start + count;
+        let samples = count == sequence.remaining();
+        let blocks = self.kv.blocks_for(end) as usize;
+        let plan = &mut *draft.plan;
+        let token_start = plan.tokens.len() as u32;
+        if count == 1 && end == sequence.known {
+            plan.tokens.push(sequence.last);
+        } else {
+            sequence.copy_tokens(start..end, &mut plan.tokens);
+        }
+        let table_start = plan.tables.len() as u32;
+        plan.tables.extend_from_slice(&sequence.table[..blocks]);
+        plan.slices.push(Slice {
+            id: sequence.id,
+            slot,
+            positions: start..end,
+            tokens: token_start..token_start + count,
+            table: table_start..table_start + blocks as u32,
+            samples,
+        });
+        sequence.planned = end;
+        sequence.pending += u32::from(samples);
+        sequence.last_step = plan.step;
+        let sequence = Handle {
+            index,
+            stamp: sequence.stamp,
+        };
+        let id = plan.slices[plan.slices.len() - 1].id;
+        draft.rows.push(Row {
+            sequence,
+            id,
+            end,
+            samples,
+        });
+    }
+}
+
+/// Blocks that admissions leave alone while others run, so that these can grow: 1 %.
+fn watermark(kv: &Kv) -> u32 {
+    kv.pool().total().div_ceil(100)
+}

@@ -1,0 +1,243 @@
+//! One request inside the scheduler, waiting or running, and the table of all of them.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::hash::{BlockHash, BlockHasher};
+use crate::plan::{BlockId, SlotId};
+use crate::prefix::{Fold, Parent};
+use crate::queue::{AccountId, WaitKey};
+use crate::request::{Micros, Priority, RequestId, Token};
+
+/// The order in which running sequences are served; the greatest is preempted first.
+pub(crate) type Rank = (Reverse<Priority>, u64);
+
+/// Names a sequence in one stretch of running. Preempting or ending it makes the name stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Handle {
+    pub(crate) index: u32,
+    pub(crate) stamp: u32,
+}
+
+/// A request with everything the policy knows about it.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) id: RequestId,
+    /// Tells one stretch of running from the next.
+    pub(crate) stamp: u32,
+    /// The executor's row; `None` while it waits.
+    pub(crate) slot: Option<SlotId>,
+    /// Tokens whose value is known: prompt and output.
+    pub(crate) known: u32,
+    /// The last of them.
+    pub(crate) last: Token,
+    /// Tokens that steps in flight will sample.
+    pub(crate) pending: u32,
+    /// Positions before this one are computed or being computed by a step in flight.
+    pub(crate) planned: u32,
+    /// Positions before this one are computed.
+    pub(crate) computed: u32,
+    /// Full blocks that the prefix cache was told about.
+    pub(crate) published: u32,
+    /// Where the output must end: `prompt + output_max` tokens.
+    pub(crate) known_max: u32,
+    /// The last step that names its blocks.
+    pub(crate) last_step: u64,
+    /// Blocks from position 0 on.
+    pub(crate) table: Vec<BlockId>,
+    pub(crate) prompt: Arc<[Token]>,
+    pub(crate) output: Vec<Token>,
+    /// What stands before block `published`.
+    pub(crate) parent: Parent,
+    pub(crate) root: BlockHash,
+    /// The hashes of its first full blocks, as far as anybody asked.
+    pub(crate) hashes: Vec<BlockHash>,
+    pub(crate) account: AccountId,
+    pub(crate) priority: Priority,
+    pub(crate) arrival: u64,
+    pub(crate) urgency: Micros,
+    pub(crate) deadline: Option<Micros>,
+    pub(crate) preemptions: u32,
+    /// Whether it ever left the queue.
+    pub(crate) started: bool,
+}
+
+impl Sequence {
+    /// Its place among running sequences.
+    pub(crate) fn rank(&self) -> Rank {
+        (Reverse(self.priority), self.arrival)
+    }
+
+    /// Its place in the queue.
+    pub(crate) fn wait_key(&self) -> WaitKey {
+        WaitKey {
+            fresh: self.preemptions == 0,
+            urgency: self.urgency,
+            arrival: self.arrival,
+        }
+    }
+
+    /// Positions that could be computed next.
+    pub(crate) fn remaining(&self) -> u32 {
+        self.known + self.pending - self.planned
+    }
+
+    /// Whether the steps in flight already bring as many tokens as it may have.
+    pub(crate) fn is_full(&self) -> bool {
+        self.known + self.pending >= self.known_max
+    }
+
+    /// Appends the tokens at `positions` to `out`, [`Token::PENDING`] where not yet known.
+    pub(crate) fn copy_tokens(&self, positions: Range<u32>, out: &mut Vec<Token>) {
+        assert!(
+            positions.end <= self.known + self.pending,
+            "a token nobody will know"
+        );
+        let prompt = self.prompt.len();
+        let (start, end) = (positions.start as usize, positions.end as usize);
+        let known = end.min(self.known as usize);
+        if start < prompt {
+            out.extend_from_slice(&self.prompt[start..known.min(prompt)]);
+        }
+        if known > prompt {
+            out.extend_from_slice(&self.output[start.max(prompt) - prompt..known - prompt]);
+        }
+        if end > known {
+            out.push(Token::PENDING);
+        }
+    }
+
+    /// The hash of full block `at`, whose tokens are `tokens`; those before it were asked for.
+    pub(crate) fn hash_at(
+        &mut self,
+        at: u32,
+        tokens: &[Token],
+        hasher: &dyn BlockHasher,
+    ) -> BlockHash {
+        let at = at as usize;
+        if at == self.hashes.len() {
+            let parent = self.hashes.last().copied().unwrap_or(self.root);
+            self.hashes.push(hasher.hash(parent, tokens));
+        }
+        self.hashes[at]
+    }
+
+    /// Takes one more token.
+    pub(crate) fn push(&mut self, token: Token) {
+        assert!(
+            self.known < self.known_max,
+            "{:?} got more tokens than it asked for",
+            self.id
+        );
+        self.output.push(token);
+        self.known += 1;
+        self.last = token;
+    }
+
+    /// Forgets that anything is computed. The table must have been released.
+    pub(crate) fn rewind(&mut self) {
+        assert!(
+            self.table.is_empty(),
+            "{:?} rewinds with blocks in hand",
+            self.id
+        );
+        (self.planned, self.computed, self.published) = (0, 0, 0);
+        self.parent = Parent::Root(self.root);
+    }
+}
+
+/// All sequences, by index and by request id.
+#[derive(Debug, Default)]
+pub(crate) struct Sequences {
+    rows: Vec<Option<Sequence>>,
+    free: Vec<u32>,
+    by_id: HashMap<RequestId, u32, BuildHasherDefault<Fold>>,
+    stamps: u32,
+}
+
+impl Sequences {
+    /// How many there are.
+    pub(crate) fn len(&self) -> u32 {
+        self.by_id.len() as u32
+    }
+
+    /// Adds one and returns its index.
+    pub(crate) fn insert(&mut self, mut sequence: Sequence) -> u32 {
+        let id = sequence.id;
+        sequence.stamp = self.next_stamp();
+        let index = if let Some(index) = self.free.pop() {
+            self.rows[index as usize] = Some(sequence);
+            index
+        } else {
+            self.rows.push(Some(sequence));
+            self.rows.len() as u32 - 1
+        };
+        let before = self.by_id.insert(id, index);
+        assert!(before.is_none(), "{id:?} is submitted twice");
+        index
+    }
+
+    /// Removes one.
+    pub(crate) fn remove(&mut self, index: u32) -> Sequence {
+        let Some(sequence) = self.rows[index as usize].take() else {
+            unreachable!("sequence {index} is removed twice");
+        };
+        self.by_id.remove(&sequence.id);
+        self.free.push(index);
+        sequence
+    }
+
+    /// Makes every handle to this one stale.
+    pub(crate) fn restamp(&mut self, index: u32) {
+        let stamp = self.next_stamp();
+        self.at_mut(index).stamp = stamp;
+    }
+
+    /// The index of a request.
+    pub(crate) fn index_of(&self, id: RequestId) -> Option<u32> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The sequence at an index that is known to be taken.
+    pub(crate) fn at(&self, index: u32) -> &Sequence {
+        let Some(sequence) = &self.rows[index as usize] else {
+            unreachable!("sequence {index} is gone");
+        };
+        sequence
+    }
+
+    /// As [`Sequences::at`], to change.
+    pub(crate) fn at_mut(&mut self, index: u32) -> &mut Sequence {
+        let Some(sequence) = &mut self.rows[index as usize] else {
+            unreachable!("sequence {index} is gone");
+        };
+        sequence
+    }
+
+    /// The sequence at an index, if it is still the same request.
+    pub(crate) fn get(&self, index: u32, id: RequestId) -> Option<&Sequence> {
+        self.rows[index as usize]
+            .as_ref()
+            .filter(|sequence| sequence.id == id)
+    }
+
+    /// Whether a handle still names a running sequence.
+    pub(crate) fn is_current(&self, handle: Handle) -> bool {
+        self.rows[handle.index as usize]
+            .as_ref()
+            .is_some_and(|s| s.stamp == handle.stamp)
+    }
+
+    /// All of them, by index.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sequence> {
+        self.rows.iter().flatten()
+    }
+
+    fn next_stamp(&mut self) -> u32 {
+        self.stamps = self.stamps.wrapping_add(1);
+        self.stamps
+    }
+}
