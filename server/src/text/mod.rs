@@ -1,0 +1,17 @@
+//! Everything about text: tokens from text, chat templates, text from tokens, stop strings.
+//!
+//! The way of a request: [`chat`] renders messages, [`tokenizer`] turns text into token ids before the
+//! engine sees them; [`stream`] turns the tokens that come back into text by way of [`detokenize`]
+//! (never half a character) and [`stop`] (never a character of a stop string).
+//!
+//! Nothing here knows the wire, the engine or a clock. Everything is a pure function of its input except
+//! [`tokenizer::TokenizerPool`], which bounds how much tokenizing runs at once.
+
+pub mod chat;
+mod decoding;
+pub mod detokenize;
+mod hugging_face;
+mod patterns;
+pub mod stop;
+pub mod stream;
+pub mod tokenizer;
