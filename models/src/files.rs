@@ -1,7 +1,7 @@
 //! The files of one model: a local folder, or the ones compiled into the binary.
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Where a model's files are.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ impl ModelFiles {
     /// Reads a file whole. `name` may contain `/`; it never leaves the folder.
     pub fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, FileError> {
         match self {
-            Self::Folder(folder) => read_file(&folder.join(name)),
+            Self::Folder(folder) => read_file(&inside(folder, name)?),
             Self::Embedded(files) => files
                 .iter()
                 .find(|(file, _)| *file == name)
@@ -44,11 +44,78 @@ impl ModelFiles {
             Err(error) => Err(error),
         }
     }
+
+    /// Whether a file is there.
+    pub(crate) fn has(&self, name: &str) -> Result<bool, FileError> {
+        match self {
+            Self::Folder(folder) => Ok(inside(folder, name)?.is_file()),
+            Self::Embedded(files) => Ok(files.iter().any(|(file, _)| *file == name)),
+        }
+    }
+
+    /// Where a file lies on disk; `None` when it is part of the binary.
+    pub(crate) fn path(&self, name: &str) -> Result<Option<PathBuf>, FileError> {
+        match self {
+            Self::Folder(folder) => inside(folder, name).map(Some),
+            Self::Embedded(_) => Ok(None),
+        }
+    }
+}
+
+impl FileError {
+    /// The error of an operation on `path`.
+    pub(crate) fn of(path: &Path, error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Self::Missing(path.display().to_string()),
+            _ => Self::Unreadable(path.display().to_string(), error),
+        }
+    }
 }
 
 fn read_file(path: &Path) -> Result<Cow<'static, [u8]>, FileError> {
-    std::fs::read(path).map(Cow::Owned).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => FileError::Missing(path.display().to_string()),
-        _ => FileError::Unreadable(path.display().to_string(), error),
-    })
+    std::fs::read(path)
+        .map(Cow::Owned)
+        .map_err(|error| FileError::of(path, error))
+}
+
+/// The path of `name` below `folder`, or an error where it would lead out of it.
+fn inside(folder: &Path, name: &str) -> Result<PathBuf, FileError> {
+    if Path::new(name)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)))
+    {
+        return Ok(folder.join(name));
+    }
+    let outside = std::io::Error::other("the name leads out of the model's folder");
+    Err(FileError::Unreadable(name.to_owned(), outside))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_never_lead_out_of_the_folder() {
+        let files = ModelFiles::Folder(PathBuf::from("/etc"));
+        for name in [
+            "../etc/passwd",
+            "/etc/passwd",
+            "a/../../etc/passwd",
+            "./passwd",
+        ] {
+            assert!(
+                matches!(files.read(name), Err(FileError::Unreadable(..))),
+                "{name}"
+            );
+        }
+        assert!(files.read("passwd").is_ok());
+    }
+
+    #[test]
+    fn embedded_files_are_found_by_name() {
+        let files = ModelFiles::Embedded(&[("a/b.json", b"{}")]);
+        assert_eq!(*files.read("a/b.json").unwrap(), *b"{}");
+        assert!(matches!(files.read("b.json"), Err(FileError::Missing(_))));
+        assert!(files.read_optional("b.json").unwrap().is_none());
+    }
 }

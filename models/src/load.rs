@@ -1,8 +1,18 @@
 //! The one door to this crate: from a model's files to something the engine can run.
 
 use engine::executor::{Encoder, Executor, Pooling};
+use kernels::Compute;
+use kernels::kv::{KvCache, KvDtype, KvShape};
 
+use crate::config::Config;
+use crate::decoder::Decoder;
+use crate::encoder::CpuEncoder;
+use crate::executor::CpuExecutor;
 use crate::files::ModelFiles;
+use crate::source::{Source, Store, Values};
+use crate::spec::{DecoderSpec, EncoderSpec, Network};
+use crate::weights::Weights;
+use crate::{registry, sentence, tensors};
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -80,6 +90,7 @@ pub struct EmbeddingInfo {
 }
 
 /// A loaded model.
+#[expect(missing_debug_implementations, reason = "the traits do not ask for it")]
 pub enum Loaded {
     /// It continues text.
     Decoder(Box<dyn Executor>),
@@ -120,11 +131,195 @@ pub enum LoadError {
 }
 
 /// Reads the configuration alone, without weights.
-pub fn info(_files: &ModelFiles, _options: &LoadOptions) -> Result<ModelInfo, LoadError> {
-    Err(LoadError::Unsupported("under construction".to_owned()))
+pub fn info(files: &ModelFiles, options: &LoadOptions) -> Result<ModelInfo, LoadError> {
+    describe(files, options).map(|(_, info)| info)
 }
 
-/// Loads a model.
-pub fn load(_files: &ModelFiles, _options: &LoadOptions) -> Result<(Loaded, ModelInfo), LoadError> {
-    Err(LoadError::Unsupported("under construction".to_owned()))
+/// Loads a model. A decoder has computed one step when this returns.
+pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<(Loaded, ModelInfo), LoadError> {
+    let (network, info) = describe(files, options)?;
+    let loaded = match &network {
+        Network::Decoder(spec) => {
+            let executor = load_decoder(files, options, spec, &info)?;
+            Loaded::Decoder(Box::new(executor))
+        }
+        Network::Encoder(spec) => {
+            let encoder = load_encoder(files, options, spec, &info)?;
+            Loaded::Encoder(Box::new(encoder))
+        }
+    };
+    Ok((loaded, info))
 }
+
+fn load_decoder(
+    files: &ModelFiles,
+    options: &LoadOptions,
+    spec: &DecoderSpec,
+    info: &ModelInfo,
+) -> Result<CpuExecutor, LoadError> {
+    // First, because it fails at once where the weights take a while.
+    let shape = kv_shape(spec, options, info)?;
+    let values = match options.format {
+        LoadFormat::Dummy => Values::Dummy,
+        LoadFormat::Safetensors => {
+            let weights = Weights::open(files)?;
+            let ignored = match spec.head {
+                crate::spec::Head::Own => tensors::decoder_ignores,
+                crate::spec::Head::Tied => tensors::tied_decoder_ignores,
+            };
+            weights.check(&tensors::decoder(spec), ignored)?;
+            Values::Weights(weights)
+        }
+    };
+    let mut source = Source::new(values, Store::from(info.dtype));
+    let rows_max = options.step_tokens_max as usize;
+    let decoder = Decoder::load(spec, &mut source, info.context_max, rows_max)?;
+    let cache = KvCache::new(shape, kv_dtype(info.dtype));
+    Ok(CpuExecutor::new(
+        decoder,
+        cache,
+        Compute::new(options.threads),
+    ))
+}
+
+fn load_encoder(
+    files: &ModelFiles,
+    options: &LoadOptions,
+    spec: &EncoderSpec,
+    info: &ModelInfo,
+) -> Result<CpuEncoder, LoadError> {
+    let (values, prefix) = match options.format {
+        LoadFormat::Dummy => (Values::Dummy, ""),
+        LoadFormat::Safetensors => {
+            let weights = Weights::open(files)?;
+            let prefix = if weights.has_prefix(tensors::BERT) {
+                tensors::BERT
+            } else {
+                ""
+            };
+            weights.check(&tensors::encoder(spec, prefix), tensors::encoder_ignores)?;
+            (Values::Weights(weights), prefix)
+        }
+    };
+    let mut source = Source::new(values, Store::from(info.dtype));
+    CpuEncoder::load(spec, &mut source, prefix, Compute::new(options.threads))
+}
+
+fn describe(files: &ModelFiles, options: &LoadOptions) -> Result<(Network, ModelInfo), LoadError> {
+    let config = Config::parse(CONFIG, &files.read(CONFIG)?)?;
+    let (architecture, network) = registry::network(&config)?;
+    let dtype = match options.dtype {
+        Some(dtype) => dtype,
+        None => own_dtype(&config)?,
+    };
+    let capped = |context: u32| context.min(options.context_max.unwrap_or(u32::MAX));
+    let info = match &network {
+        Network::Decoder(spec) => ModelInfo {
+            architecture,
+            dtype,
+            vocab: spec.vocab as u32,
+            context_max: capped(spec.context_max),
+            hidden: spec.hidden as u32,
+            parameters: tensors::parameters(&tensors::decoder(spec)),
+            kv_bytes_per_token: kv_bytes_per_token(spec, dtype) as u64,
+            end_tokens: end_tokens(files, &config)?,
+            embedding: None,
+        },
+        Network::Encoder(spec) => {
+            let embedding = sentence::embedding(files, capped(spec.positions as u32))?;
+            ModelInfo {
+                architecture,
+                dtype,
+                vocab: spec.vocab as u32,
+                context_max: embedding.input_tokens_max,
+                hidden: spec.hidden as u32,
+                parameters: tensors::parameters(&tensors::encoder(spec, "")),
+                kv_bytes_per_token: 0,
+                end_tokens: Vec::new(),
+                embedding: Some(embedding),
+            }
+        }
+    };
+    Ok((network, info))
+}
+
+/// The dtype the checkpoint says it has; transformers' default is f32.
+fn own_dtype(config: &Config) -> Result<Dtype, LoadError> {
+    let key = if config.value("dtype").is_some() {
+        "dtype"
+    } else {
+        "torch_dtype"
+    };
+    match config.text(key)? {
+        None | Some("float32") => Ok(Dtype::F32),
+        Some("float16") => Ok(Dtype::F16),
+        Some("bfloat16") => Ok(Dtype::Bf16),
+        Some(_) => {
+            let allowed = ["float32", "float16", "bfloat16"].map(serde_json::Value::from);
+            Err(config.unsupported(key, &allowed))
+        }
+    }
+}
+
+/// The tokens that end a sequence: what generation_config.json says, else config.json.
+fn end_tokens(files: &ModelFiles, config: &Config) -> Result<Vec<u32>, LoadError> {
+    if let Some(bytes) = files.read_optional(GENERATION_CONFIG)? {
+        let generation = Config::parse(GENERATION_CONFIG, &bytes)?;
+        if let Some(tokens) = generation.tokens("eos_token_id")? {
+            return Ok(tokens);
+        }
+    }
+    Ok(config.tokens("eos_token_id")?.unwrap_or_default())
+}
+
+/// Keys and values are kept as the weights are.
+fn kv_dtype(dtype: Dtype) -> KvDtype {
+    match Store::from(dtype) {
+        Store::F32 => KvDtype::F32,
+        Store::Bf16 => KvDtype::Bf16,
+    }
+}
+
+fn kv_bytes_per_token(spec: &DecoderSpec, dtype: Dtype) -> usize {
+    Decoder::kv_shape(spec, 0, 0).bytes_per_token(kv_dtype(dtype))
+}
+
+/// As many blocks as fit in `kv_cache_bytes`; at least what one longest sequence needs.
+fn kv_shape(
+    spec: &DecoderSpec,
+    options: &LoadOptions,
+    info: &ModelInfo,
+) -> Result<KvShape, LoadError> {
+    let block_tokens = options.block_tokens;
+    if block_tokens == 0 || !block_tokens.is_multiple_of(BLOCK_TOKENS_UNIT) {
+        let message =
+            format!("blocks of {block_tokens} tokens (a multiple of {BLOCK_TOKENS_UNIT})");
+        return Err(LoadError::Unsupported(message));
+    }
+    let block_bytes = info.kv_bytes_per_token * u64::from(block_tokens);
+    // Slots are numbered in 32 bits.
+    let blocks_max = u64::from(u32::MAX / block_tokens);
+    let blocks = (options.kv_cache_bytes / block_bytes).min(blocks_max);
+    let needed = u64::from(info.context_max.div_ceil(block_tokens)) + NULL_BLOCK;
+    if blocks < needed {
+        return Err(LoadError::Memory(format!(
+            "a KV cache of {} bytes holds {blocks} blocks of {block_bytes} bytes; one sequence of \
+             {} tokens needs {needed}, {} bytes: give the cache more, or cap the context lower",
+            options.kv_cache_bytes,
+            info.context_max,
+            needed * block_bytes,
+        )));
+    }
+    Ok(Decoder::kv_shape(
+        spec,
+        blocks as usize,
+        block_tokens as usize,
+    ))
+}
+
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+/// 16: what the cache's layout is built for.
+const BLOCK_TOKENS_UNIT: u32 = 16;
+/// Block 0, which no sequence gets.
+const NULL_BLOCK: u64 = 1;

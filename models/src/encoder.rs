@@ -1,0 +1,314 @@
+//! The encoder: BERT-style networks over packed inputs, driven by a spec, and pooling.
+
+use engine::executor::{EncodeInput, Encoder, ExecutorError, Pooling};
+use kernels::activation::{gelu_erf, gelu_tanh};
+use kernels::attention::{AttentionShape, Packed, packed_attention};
+use kernels::embedding::Embedding;
+use kernels::linear::Linear;
+use kernels::norm::{LayerNorm, add_layer_norm, layer_norm};
+use kernels::{Compute, Rows};
+
+use crate::load::LoadError;
+use crate::source::{Part, Source};
+use crate::spec::{Activation, EncoderSpec};
+
+/// A network with its weights, on CPU threads of its own.
+#[derive(Debug)]
+pub(crate) struct CpuEncoder {
+    spec: EncoderSpec,
+    tokens: Embedding,
+    positions: Embedding,
+    segments: Embedding,
+    norm: Norm,
+    layers: Vec<Layer>,
+    compute: Compute,
+    inputs: Inputs,
+    buffers: Buffers,
+}
+
+#[derive(Debug)]
+struct Layer {
+    qkv: Linear,
+    output: Linear,
+    attention_norm: Norm,
+    up: Linear,
+    down: Linear,
+    ffn_norm: Norm,
+}
+
+#[derive(Debug)]
+struct Norm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// The rows of one batch. Reused.
+#[derive(Debug, Default)]
+struct Inputs {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    segments: Vec<u32>,
+    cu_lengths: Vec<u32>,
+}
+
+/// Rows of all widths; as long as the largest batch so far.
+#[derive(Debug, Default)]
+struct Buffers {
+    /// The embeddings' sum before its norm, then what a block adds to the residual.
+    update: Vec<f32>,
+    residual: Vec<f32>,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    ffn: Vec<f32>,
+}
+
+impl CpuEncoder {
+    /// Packs the weights; names of tensors start with `prefix`.
+    pub(crate) fn load(
+        spec: &EncoderSpec,
+        source: &mut Source,
+        prefix: &str,
+        compute: Compute,
+    ) -> Result<Self, LoadError> {
+        let mut table = |name: &str, rows| {
+            source.embedding(
+                &format!("{prefix}embeddings.{name}_embeddings.weight"),
+                rows,
+                spec.hidden,
+            )
+        };
+        let tokens = table("word", spec.vocab)?;
+        let positions = table("position", spec.positions)?;
+        let segments = table("token_type", spec.segments)?;
+        let norm = Norm::load(
+            source,
+            &format!("{prefix}embeddings.LayerNorm"),
+            spec.hidden,
+        )?;
+        let layers = (0..spec.layers)
+            .map(|layer| Layer::load(spec, source, &format!("{prefix}encoder.layer.{layer}.")));
+        let layers = layers.collect::<Result<_, _>>()?;
+        let (inputs, buffers) = (Inputs::default(), Buffers::default());
+        let spec = spec.clone();
+        Ok(Self {
+            spec,
+            tokens,
+            positions,
+            segments,
+            norm,
+            layers,
+            compute,
+            inputs,
+            buffers,
+        })
+    }
+
+    /// Computes all layers; the result stands in `buffers.residual`.
+    fn forward(&mut self) {
+        let rows = self.inputs.tokens.len();
+        self.buffers.resize(&self.spec, rows);
+        let (compute, eps) = (&mut self.compute, self.spec.norm_eps);
+        let Buffers {
+            update, residual, ..
+        } = &mut self.buffers;
+        self.tokens.gather(compute, &self.inputs.tokens, update);
+        self.positions
+            .gather_add(compute, &self.inputs.positions, update);
+        self.segments
+            .gather_add(compute, &self.inputs.segments, update);
+        layer_norm(compute, update, &self.norm.at(eps), residual);
+        for index in 0..self.layers.len() {
+            self.layer(index);
+        }
+    }
+
+    fn layer(&mut self, index: usize) {
+        let (layer, spec) = (&self.layers[index], &self.spec);
+        let (compute, hidden) = (&mut self.compute, self.spec.hidden);
+        let Buffers {
+            update,
+            residual,
+            qkv,
+            attended,
+            ffn,
+        } = &mut self.buffers;
+        let head_dim = hidden / spec.heads;
+        let shape = AttentionShape {
+            heads: spec.heads,
+            kv_heads: spec.heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            window: None,
+            softcap: None,
+        };
+        layer.qkv.forward(compute, residual, qkv);
+        let packed = Packed {
+            q: Rows::new(qkv, 3 * hidden, 0, hidden),
+            k: Rows::new(qkv, 3 * hidden, hidden, hidden),
+            v: Rows::new(qkv, 3 * hidden, 2 * hidden, hidden),
+            cu_lengths: &self.inputs.cu_lengths,
+        };
+        packed_attention(compute, &shape, &packed, attended);
+        layer.output.forward(compute, attended, update);
+        add_layer_norm(
+            compute,
+            residual,
+            update,
+            &layer.attention_norm.at(spec.norm_eps),
+        );
+
+        layer.up.forward(compute, residual, ffn);
+        match spec.activation {
+            Activation::GeluErf => gelu_erf(compute, ffn),
+            Activation::GeluTanh => gelu_tanh(compute, ffn),
+        }
+        layer.down.forward(compute, ffn, update);
+        add_layer_norm(compute, residual, update, &layer.ffn_norm.at(spec.norm_eps));
+    }
+}
+
+impl Encoder for CpuEncoder {
+    fn width(&self) -> u32 {
+        self.spec.hidden as u32
+    }
+
+    fn encode(
+        &mut self,
+        inputs: &[EncodeInput],
+        vectors: &mut Vec<f32>,
+    ) -> Result<(), ExecutorError> {
+        self.inputs.fill(inputs, self.spec.positions);
+        self.forward();
+        vectors.clear();
+        for (input, ends) in inputs.iter().zip(self.inputs.cu_lengths.windows(2)) {
+            let hidden = self.spec.hidden;
+            let rows = ends[0] as usize * hidden..ends[1] as usize * hidden;
+            pool(&self.buffers.residual[rows], hidden, input.pooling, vectors);
+        }
+        Ok(())
+    }
+}
+
+impl Inputs {
+    fn fill(&mut self, inputs: &[EncodeInput], positions_max: usize) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.segments.clear();
+        self.cu_lengths.clear();
+        self.cu_lengths.push(0);
+        for input in inputs {
+            let tokens = input.tokens.len();
+            assert!(
+                tokens <= positions_max,
+                "{tokens} tokens, at most {positions_max}"
+            );
+            self.tokens.extend(input.tokens.iter().map(|token| token.0));
+            self.positions.extend(0..tokens as u32);
+            if input.segments.is_empty() {
+                self.segments.extend(std::iter::repeat_n(0, tokens));
+            } else {
+                assert_eq!(input.segments.len(), tokens, "one segment id a token");
+                self.segments
+                    .extend(input.segments.iter().map(|&segment| u32::from(segment)));
+            }
+            self.cu_lengths.push(self.tokens.len() as u32);
+        }
+    }
+}
+
+impl Buffers {
+    fn resize(&mut self, spec: &EncoderSpec, rows: usize) {
+        self.update.resize(rows * spec.hidden, 0.0);
+        self.residual.resize(rows * spec.hidden, 0.0);
+        self.qkv.resize(rows * 3 * spec.hidden, 0.0);
+        self.attended.resize(rows * spec.hidden, 0.0);
+        self.ffn.resize(rows * spec.ffn, 0.0);
+    }
+}
+
+impl Layer {
+    fn load(spec: &EncoderSpec, source: &mut Source, at: &str) -> Result<Self, LoadError> {
+        let part = |name: &str, outputs| Part {
+            name: format!("{at}{name}"),
+            outputs,
+        };
+        let hidden = spec.hidden;
+        let qkv =
+            ["query", "key", "value"].map(|name| part(&format!("attention.self.{name}"), hidden));
+        let norm =
+            |source: &mut Source, name: &str| Norm::load(source, &format!("{at}{name}"), hidden);
+        Ok(Self {
+            qkv: source.linear(&qkv, hidden, WITH_BIAS)?,
+            output: source.linear(&[part("attention.output.dense", hidden)], hidden, WITH_BIAS)?,
+            attention_norm: norm(source, "attention.output.LayerNorm")?,
+            up: source.linear(&[part("intermediate.dense", spec.ffn)], hidden, WITH_BIAS)?,
+            down: source.linear(&[part("output.dense", hidden)], spec.ffn, WITH_BIAS)?,
+            ffn_norm: norm(source, "output.LayerNorm")?,
+        })
+    }
+}
+
+impl Norm {
+    fn load(source: &mut Source, name: &str, width: usize) -> Result<Self, LoadError> {
+        Ok(Self {
+            weight: source.vector(&format!("{name}.weight"), width)?,
+            bias: source.vector(&format!("{name}.bias"), width)?,
+        })
+    }
+
+    fn at(&self, eps: f32) -> LayerNorm<'_> {
+        LayerNorm {
+            weight: &self.weight,
+            bias: &self.bias,
+            eps,
+        }
+    }
+}
+
+/// Appends one vector made of the rows of an input; zeros when it has none.
+fn pool(rows: &[f32], width: usize, pooling: Pooling, vectors: &mut Vec<f32>) {
+    let start = vectors.len();
+    vectors.resize(start + width, 0.0);
+    let vector = &mut vectors[start..];
+    let mut rows = rows.chunks_exact(width);
+    match pooling {
+        Pooling::Cls => rows
+            .next()
+            .into_iter()
+            .for_each(|row| vector.copy_from_slice(row)),
+        Pooling::LastToken => {
+            rows.next_back()
+                .into_iter()
+                .for_each(|row| vector.copy_from_slice(row));
+        }
+        Pooling::Mean => {
+            let count = rows.len().max(1) as f32;
+            for row in rows {
+                vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            vector.iter_mut().for_each(|sum| *sum /= count);
+        }
+    }
+}
+
+const WITH_BIAS: bool = true;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pooled(rows: &[f32], pooling: Pooling) -> Vec<f32> {
+        let mut vectors = vec![9.0];
+        pool(rows, 2, pooling, &mut vectors);
+        vectors.split_off(1)
+    }
+
+    #[test]
+    fn pooling_takes_first_last_or_mean() {
+        let rows = [1.0, 2.0, 3.0, 4.0, 8.0, 3.0];
+        assert_eq!(pooled(&rows, Pooling::Cls), [1.0, 2.0]);
+        assert_eq!(pooled(&rows, Pooling::LastToken), [8.0, 3.0]);
+        assert_eq!(pooled(&rows, Pooling::Mean), [4.0, 3.0]);
+        assert_eq!(pooled(&[], Pooling::Mean), [0.0, 0.0]);
+    }
+}

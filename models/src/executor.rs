@@ -1,0 +1,238 @@
+//! The executor of one decoder on CPU: plan to flat buffers, forward, sample, rows.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use engine::executor::{Executor, ExecutorError, Rows};
+use engine::sampling::Sampling;
+use kernels::Compute;
+use kernels::attention::Segment;
+use kernels::kv::KvCache;
+use scheduler::limits::Pool;
+use scheduler::plan::{Plan, SlotId};
+use scheduler::request::{RequestId, Token};
+
+use crate::decoder::{Batch, Decoder, LOGITS_ROWS_MAX};
+use crate::sampler::Sampler;
+
+/// Computes plans on CPU threads of its own. A step is done when `launch` returns; `wait` hands
+/// its rows out.
+#[derive(Debug)]
+pub(crate) struct CpuExecutor {
+    decoder: Decoder,
+    cache: KvCache,
+    compute: Compute,
+    sampler: Sampler,
+    inputs: Inputs,
+    /// The last token sampled in each slot, which stands for [`Token::PENDING`].
+    last: Vec<Token>,
+    done: VecDeque<Rows>,
+    /// Empty rows, kept for their memory.
+    spare: Vec<Rows>,
+}
+
+/// The rows of one step as the network reads them. Reused.
+#[derive(Debug, Default)]
+struct Inputs {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    segments: Vec<Segment>,
+    tables: Vec<u32>,
+    sampled: Vec<usize>,
+}
+
+impl CpuExecutor {
+    /// An executor that has computed one step already, so that the first one of a request finds
+    /// code and memory in place.
+    pub(crate) fn new(decoder: Decoder, cache: KvCache, compute: Compute) -> Self {
+        let mut executor = Self {
+            decoder,
+            cache,
+            compute,
+            sampler: Sampler::default(),
+            inputs: Inputs::default(),
+            last: Vec::new(),
+            done: VecDeque::new(),
+            spare: Vec::new(),
+        };
+        executor.warm_up();
+        executor
+    }
+
+    /// A prompt of a few tokens and a decode, on the null block.
+    fn warm_up(&mut self) {
+        let rows = self.decoder.rows_max().min(self.cache.shape().block_tokens);
+        for rows in [rows, 1] {
+            self.inputs.clear();
+            self.inputs.tables.push(0);
+            for position in 0..rows as u32 {
+                self.inputs.push(0, position, position);
+            }
+            self.inputs.segments.push(Segment {
+                rows: 0..rows,
+                start: 0,
+                table: 0..1,
+            });
+            self.inputs.sampled.push(0);
+            self.decoder
+                .forward(&mut self.compute, &mut self.cache, &self.inputs.batch());
+            self.decoder.logits(&mut self.compute, 0..1);
+        }
+    }
+
+    fn slot(&mut self, slot: SlotId) -> &mut Token {
+        let index = slot.0 as usize;
+        if index >= self.last.len() {
+            self.last.resize(index + 1, Token::PENDING);
+        }
+        &mut self.last[index]
+    }
+
+    /// Samples the rows of the step that was just computed.
+    fn sample(&mut self, plan: &Plan, rows: &mut Rows) {
+        let sampled = std::mem::take(&mut self.inputs.sampled);
+        let vocab = self.decoder.vocab();
+        for (chunk, slices) in sampled.chunks(LOGITS_ROWS_MAX).enumerate() {
+            let first = chunk * LOGITS_ROWS_MAX;
+            let logits = self
+                .decoder
+                .logits(&mut self.compute, first..first + slices.len());
+            for (&slice, logits) in slices.iter().zip(logits.chunks_exact(vocab)) {
+                let slice = &plan.slices[slice];
+                let row = self.sampler.sample(slice.id, slice.positions.end, logits);
+                rows.rows.push((slice.id, row));
+            }
+        }
+        self.inputs.sampled = sampled;
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn pool(&self) -> Pool {
+        let shape = self.cache.shape();
+        let block_tokens = NonZeroU32::new(shape.block_tokens as u32).unwrap_or(NonZeroU32::MIN);
+        Pool {
+            blocks: shape.blocks as u32,
+            block_tokens,
+        }
+    }
+
+    fn admit(
+        &mut self,
+        id: RequestId,
+        sampling: &Arc<Sampling>,
+        prompt: &Arc<[Token]>,
+        generated: &[Token],
+    ) {
+        self.sampler.admit(id, sampling, prompt, generated);
+    }
+
+    fn launch(&mut self, plan: &Plan) -> Result<(), ExecutorError> {
+        let mut rows = self.spare.pop().unwrap_or_default();
+        rows.step = plan.step;
+        rows.rows.clear();
+        if !plan.is_empty() {
+            self.fill(plan);
+            self.decoder
+                .forward(&mut self.compute, &mut self.cache, &self.inputs.batch());
+            self.sample(plan, &mut rows);
+            self.remember(plan, &rows);
+        }
+        self.done.push_back(rows);
+        Ok(())
+    }
+
+    fn wait(&mut self, rows: &mut Rows) -> Result<(), ExecutorError> {
+        let Some(done) = self.done.pop_front() else {
+            return Err(ExecutorError::Failed(
+                "waited for a step that was not launched".to_owned(),
+            ));
+        };
+        self.spare.push(std::mem::replace(rows, done));
+        Ok(())
+    }
+
+    fn release(&mut self, id: RequestId) {
+        self.sampler.release(id);
+    }
+}
+
+// === Host buffers ===
+
+impl CpuExecutor {
+    /// Turns a plan into the rows of a step.
+    fn fill(&mut self, plan: &Plan) {
+        let block_tokens = self.cache.shape().block_tokens as u32;
+        self.inputs.clear();
+        self.inputs
+            .tables
+            .extend(plan.tables.iter().map(|block| block.0));
+        for (index, slice) in plan.slices.iter().enumerate() {
+            let last = *self.slot(slice.slot);
+            let table = plan.table_of(slice);
+            let first_row = self.inputs.tokens.len();
+            let tokens = plan.tokens_of(slice);
+            assert_eq!(tokens.len(), slice.positions.len(), "tokens of {slice:?}");
+            for (position, &token) in slice.positions.clone().zip(tokens) {
+                let token = if token == Token::PENDING { last } else { token };
+                let block = table[(position / block_tokens) as usize].0;
+                self.inputs.push(
+                    token.0,
+                    position,
+                    block * block_tokens + position % block_tokens,
+                );
+            }
+            self.inputs.segments.push(Segment {
+                rows: first_row..self.inputs.tokens.len(),
+                start: slice.positions.start,
+                table: slice.table.start as usize..slice.table.end as usize,
+            });
+            if slice.samples {
+                self.inputs.sampled.push(index);
+            }
+        }
+    }
+
+    /// Keeps each slot's token for the next step's [`Token::PENDING`].
+    fn remember(&mut self, plan: &Plan, rows: &Rows) {
+        let sampling = plan.slices.iter().filter(|slice| slice.samples);
+        for (slice, (_, row)) in sampling.zip(&rows.rows) {
+            // A row without a token ends its sequence; what a planned successor computes is
+            // dropped, and token 0 is as good as any.
+            *self.slot(slice.slot) = match row {
+                engine::executor::Row::Token { drawn, .. } => drawn.token,
+                engine::executor::Row::NotFinite => Token(0),
+            };
+        }
+    }
+}
+
+impl Inputs {
+    fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.slots.clear();
+        self.segments.clear();
+        self.tables.clear();
+        self.sampled.clear();
+    }
+
+    fn push(&mut self, token: u32, position: u32, slot: u32) {
+        self.tokens.push(token);
+        self.positions.push(position);
+        self.slots.push(slot);
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            tokens: &self.tokens,
+            positions: &self.positions,
+            slots: &self.slots,
+            segments: &self.segments,
+            tables: &self.tables,
+            sampled: &self.sampled,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! One short file a family: from its `config.json` to a spec. What the families share is here.
+
+pub(crate) mod bert;
+pub(crate) mod llama;
+pub(crate) mod mistral;
+pub(crate) mod qwen2;
+pub(crate) mod qwen3;
+
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::load::LoadError;
+use crate::spec::{Bias, DecoderSpec, GatedActivation, Head, QkNorm, Rope, RopeScaling};
+
+/// Values that transformers takes when a family's `config.json` leaves the key out.
+#[derive(Clone, Copy, Debug)]
+struct Defaults {
+    /// `num_key_value_heads`; `None` is as many as there are heads.
+    kv_heads: Option<u32>,
+    /// `head_dim`; `None` is `hidden_size / num_attention_heads`.
+    head_dim: Option<u32>,
+}
+
+/// The spec that all families of today start from: no bias, no window, no q/k norm.
+fn decoder(config: &Config, defaults: Defaults) -> Result<DecoderSpec, LoadError> {
+    refuse_strangers(config)?;
+    let hidden = config.count("hidden_size", WIDTH_MAX)?;
+    let heads = config.count("num_attention_heads", HEADS_MAX)?;
+    let kv_heads = config
+        .count_optional("num_key_value_heads", HEADS_MAX)?
+        .or(defaults.kv_heads)
+        .unwrap_or(heads);
+    if !heads.is_multiple_of(kv_heads) {
+        let expected = format!("a divisor of num_attention_heads = {heads}");
+        return Err(config.wrong("num_key_value_heads", &expected));
+    }
+    let layers = config.count("num_hidden_layers", LAYERS_MAX)?;
+    let activation = match config.text("hidden_act")?.unwrap_or("silu") {
+        "silu" => GatedActivation::Silu,
+        "gelu_pytorch_tanh" => GatedActivation::GeluTanh,
+        _ => {
+            let allowed = [json!("silu"), json!("gelu_pytorch_tanh")];
+            return Err(config.unsupported("hidden_act", &allowed));
+        }
+    };
+    Ok(DecoderSpec {
+        vocab: config.count("vocab_size", VOCAB_MAX)? as usize,
+        hidden: hidden as usize,
+        ffn: config.count("intermediate_size", WIDTH_MAX)? as usize,
+        heads: heads as usize,
+        kv_heads: kv_heads as usize,
+        head_dim: head_dim(config, defaults, hidden, heads)? as usize,
+        context_max: config.count("max_position_embeddings", CONTEXT_MAX)?,
+        norm_eps: config.positive_optional("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+        rope: rope(config)?,
+        qk_norm: QkNorm::None,
+        bias: Bias::default(),
+        activation,
+        head: if config.flag("tie_word_embeddings", false)? {
+            Head::Tied
+        } else {
+            Head::Own
+        },
+        windows: vec![None; layers as usize],
+    })
+}
+
+fn head_dim(
+    config: &Config,
+    defaults: Defaults,
+    hidden: u32,
+    heads: u32,
+) -> Result<u32, LoadError> {
+    let head_dim = config
+        .count_optional("head_dim", HEAD_DIM_MAX)?
+        .or(defaults.head_dim);
+    let head_dim = match head_dim {
+        Some(head_dim) => head_dim,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
+        None => {
+            let expected = format!("a divisor of hidden_size = {hidden}");
+            return Err(config.wrong("num_attention_heads", &expected));
+        }
+    };
+    if head_dim.is_multiple_of(2) && head_dim <= HEAD_DIM_MAX {
+        return Ok(head_dim);
+    }
+    Err(config.error(format!(
+        "head_dim = {head_dim}: expected an even number of at most {HEAD_DIM_MAX}"
+    )))
+}
+
+/// The rotary embedding, from the keys of transformers 5 (`rope_parameters`) or of 4 and before
+/// (`rope_theta`, `rope_scaling`).
+fn rope(config: &Config) -> Result<Rope, LoadError> {
+    let parameters = config.object("rope_parameters")?;
+    let scaling = match &parameters {
+        Some(parameters) => Some(parameters.clone()),
+        None => config.object("rope_scaling")?,
+    };
+    let inner = match &parameters {
+        Some(parameters) => parameters.positive_optional("rope_theta")?,
+        None => None,
+    };
+    let theta = inner
+        .or(config.positive_optional("rope_theta")?)
+        .unwrap_or(10_000.0);
+    let scaling = scaling
+        .as_ref()
+        .map_or(Ok(RopeScaling::Default), rope_scaling)?;
+    Ok(Rope { theta, scaling })
+}
+
+fn rope_scaling(config: &Config) -> Result<RopeScaling, LoadError> {
+    config.only("partial_rotary_factor", &[json!(1.0)])?;
+    let key = if config.value("rope_type").is_some() {
+        "rope_type"
+    } else {
+        "type"
+    };
+    match config.text(key)? {
+        Some("default") => Ok(RopeScaling::Default),
+        Some("linear") => Ok(RopeScaling::Linear {
+            factor: config.positive("factor")?,
+        }),
+        Some("llama3") => {
+            let low = config.positive("low_freq_factor")?;
+            let high = config.positive("high_freq_factor")?;
+            if high <= low {
+                let expected = format!("more than low_freq_factor = {low}");
+                return Err(config.wrong("high_freq_factor", &expected));
+            }
+            Ok(RopeScaling::Llama3 {
+                factor: config.positive("factor")?,
+                low,
+                high,
+                original_context: config.positive("original_max_position_embeddings")?,
+            })
+        }
+        Some(_) => {
+            Err(config.unsupported(key, &[json!("default"), json!("linear"), json!("llama3")]))
+        }
+        None => Err(config.missing("rope_type")),
+    }
+}
+
+/// The window of each layer, where all layers have `sliding_window` unless `layer_types` says
+/// which.
+fn windows(
+    config: &Config,
+    window: Option<u32>,
+    layers: usize,
+) -> Result<Vec<Option<u32>>, LoadError> {
+    let Some(types) = config.texts("layer_types")? else {
+        return Ok(vec![window; layers]);
+    };
+    if types.len() != layers {
+        let expected = format!("one entry for each of {layers} layers");
+        return Err(config.wrong("layer_types", &expected));
+    }
+    types
+        .into_iter()
+        .map(|layer| match (layer, window) {
+            ("full_attention", _) => Ok(None),
+            ("sliding_attention", Some(window)) => Ok(Some(window)),
+            ("sliding_attention", None) => Err(config.missing("sliding_window")),
+            _ => Err(config.unsupported(
+                "layer_types",
+                &[json!("full_attention"), json!("sliding_attention")],
+            )),
+        })
+        .collect()
+}
+
+/// Refuses options of other families: a file that sets one means another network than ours.
+fn refuse_strangers(config: &Config) -> Result<(), LoadError> {
+    config.only("quantization_config", &[])?;
+    for (key, neutral) in NEUTRAL {
+        config.only(key, &[json!(neutral)])?;
+    }
+    for key in FOREIGN {
+        config.only(key, &[Value::Bool(false), json!([])])?;
+    }
+    Ok(())
+}
+
+/// Numbers that change the result unless they have this value.
+const NEUTRAL: &[(&str, f64)] = &[
+    ("attention_multiplier", 1.0),
+    ("embedding_multiplier", 1.0),
+    ("logit_scale", 1.0),
+    ("logits_scaling", 1.0),
+    ("partial_rotary_factor", 1.0),
+    ("residual_multiplier", 1.0),
+    ("rotary_pct", 1.0),
+];
+
+/// Options no family of today has.
+const FOREIGN: &[&str] = &[
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "kv_lora_rank",
+    "no_rope_layers",
+    "num_experts",
+    "num_local_experts",
+    "query_pre_attn_scalar",
+    "use_qk_norm",
+];
+
+// Bounds on what a file may ask for, far above any model, so that no product overflows.
+const WIDTH_MAX: u32 = 1 << 20;
+const HEADS_MAX: u32 = 1 << 12;
+const HEAD_DIM_MAX: u32 = 256;
+const LAYERS_MAX: u32 = 1 << 12;
+const VOCAB_MAX: u32 = 1 << 24;
+const CONTEXT_MAX: u32 = 1 << 28;

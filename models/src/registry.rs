@@ -1,0 +1,33 @@
+//! The one table from an architecture's name to its family.
+
+use crate::config::Config;
+use crate::families::{bert, llama, mistral, qwen2, qwen3};
+use crate::load::LoadError;
+use crate::spec::Network;
+
+type Family = fn(&Config) -> Result<Network, LoadError>;
+
+const FAMILIES: &[(&str, Family)] = &[
+    ("BertForMaskedLM", bert::spec),
+    ("BertModel", bert::spec),
+    ("LlamaForCausalLM", llama::spec),
+    ("MistralForCausalLM", mistral::spec),
+    ("Qwen2ForCausalLM", qwen2::spec),
+    ("Qwen3ForCausalLM", qwen3::spec),
+];
+
+/// The architecture's name and its spec.
+pub(crate) fn network(config: &Config) -> Result<(String, Network), LoadError> {
+    let architectures = config.texts("architectures")?.unwrap_or_default();
+    let [architecture] = architectures.as_slice() else {
+        return Err(config.wrong("architectures", "a list of one name"));
+    };
+    match FAMILIES.iter().find(|(name, _)| name == architecture) {
+        Some((_, family)) => Ok(((*architecture).to_owned(), family(config)?)),
+        None => {
+            let known: Vec<serde_json::Value> =
+                FAMILIES.iter().map(|(name, _)| (*name).into()).collect();
+            Err(config.unsupported("architectures", &known))
+        }
+    }
+}

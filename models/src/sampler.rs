@@ -1,0 +1,211 @@
+//! From logits to tokens, one row at a time, by each request's own parameters.
+//!
+//! A row depends on its logits, its parameters, its own tokens and its position, and on nothing
+//! else: the same request gives the same tokens whatever else runs, and after a replay.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use engine::executor::{Row, TokenLogprob};
+use engine::sampling::Sampling;
+use kernels::sample::{argmax, log_sum_exp, top_k};
+use scheduler::request::{RequestId, Token};
+
+use crate::candidates::Candidates;
+use crate::random::uniform;
+
+/// The requests being sampled, and scratch memory for one row.
+#[derive(Debug, Default)]
+pub(crate) struct Sampler {
+    streams: HashMap<RequestId, Stream>,
+    /// A changed copy of a row's logits.
+    changed: Vec<f32>,
+    best: Vec<(u32, f32)>,
+    candidates: Candidates,
+}
+
+#[derive(Debug)]
+struct Stream {
+    sampling: Arc<Sampling>,
+    prompt_tokens: u32,
+    /// Kept only where a penalty reads it.
+    history: Option<History>,
+}
+
+/// The tokens of one sequence, and how often each was generated.
+#[derive(Debug, Default)]
+struct History {
+    generated: Vec<Token>,
+    /// Sorted by token; prompt tokens start with a count of 0.
+    seen: Vec<(Token, u32)>,
+}
+
+impl Sampler {
+    /// Takes a request in; `generated` are tokens of an earlier life.
+    pub(crate) fn admit(
+        &mut self,
+        id: RequestId,
+        sampling: &Arc<Sampling>,
+        prompt: &[Token],
+        generated: &[Token],
+    ) {
+        let history = is_penalized(sampling).then(|| History::new(prompt, generated));
+        let stream = Stream {
+            sampling: Arc::clone(sampling),
+            prompt_tokens: prompt.len() as u32,
+            history,
+        };
+        assert!(
+            self.streams.insert(id, stream).is_none(),
+            "{id:?} admitted twice"
+        );
+    }
+
+    /// Forgets a request.
+    pub(crate) fn release(&mut self, id: RequestId) {
+        self.streams.remove(&id);
+    }
+
+    /// Chooses the token that will stand at `position` of the sequence.
+    #[expect(
+        clippy::expect_used,
+        reason = "the engine admits a request before it plans it"
+    )]
+    pub(crate) fn sample(&mut self, id: RequestId, position: u32, logits: &[f32]) -> Row {
+        let stream = self
+            .streams
+            .get_mut(&id)
+            .expect("sampled without being admitted");
+        let Some(best) = argmax(logits) else {
+            return Row::NotFinite;
+        };
+        let sampling = Arc::clone(&stream.sampling);
+        let generated = position - stream.prompt_tokens.min(position);
+        if let Some(history) = &mut stream.history {
+            history.rewind(generated);
+        }
+
+        let changed = stream.change(generated, logits, &mut self.changed);
+        let token = match (sampling.temperature, changed) {
+            (None, false) => best.0,
+            (None, true) => argmax(&self.changed).map_or(best.0, |(token, _)| token),
+            (Some(temperature), _) => {
+                let logits = if changed { &self.changed } else { logits };
+                let number = uniform(sampling.seed, position);
+                self.candidates.draw(logits, &sampling, temperature, number)
+            }
+        };
+        if let Some(history) = &mut stream.history {
+            history.push(Token(token));
+        }
+        self.report(token, logits, sampling.logprobs.unwrap_or(0))
+    }
+
+    /// The row of a chosen token, with probabilities by the model's own logits.
+    fn report(&mut self, token: u32, logits: &[f32], top: u32) -> Row {
+        let total = log_sum_exp(logits);
+        let entry = |token: u32, logit: f32| TokenLogprob {
+            token: Token(token),
+            logprob: logit - total,
+        };
+        let mut best = Vec::new();
+        if top > 0 {
+            top_k(logits, (top as usize).min(logits.len()), &mut self.best);
+            best.extend(self.best.iter().map(|&(token, logit)| entry(token, logit)));
+        }
+        Row::Token {
+            drawn: entry(token, logits[token as usize]),
+            top: best,
+        }
+    }
+}
+
+impl Stream {
+    /// Writes the row with bias, penalties and mask to `changed`; returns whether there are any.
+    fn change(&self, generated: u32, logits: &[f32], changed: &mut Vec<f32>) -> bool {
+        let sampling = &self.sampling;
+        let is_masked = generated < sampling.min_tokens && !sampling.stop_tokens.is_empty();
+        if sampling.logit_bias.is_empty() && self.history.is_none() && !is_masked {
+            return false;
+        }
+        changed.clear();
+        changed.extend_from_slice(logits);
+        for &(token, bias) in &sampling.logit_bias {
+            change(changed, token, |logit| logit + bias);
+        }
+        if let Some(history) = &self.history {
+            history.penalize(sampling, changed);
+        }
+        // Last, because nothing may bring a masked token back.
+        if is_masked {
+            for &token in &sampling.stop_tokens {
+                change(changed, token, |_| f32::MIN);
+            }
+        }
+        true
+    }
+}
+
+impl History {
+    fn new(prompt: &[Token], generated: &[Token]) -> Self {
+        let mut seen: Vec<(Token, u32)> = prompt.iter().map(|&token| (token, 0)).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        let mut history = Self {
+            generated: Vec::new(),
+            seen,
+        };
+        generated.iter().for_each(|&token| history.push(token));
+        history
+    }
+
+    fn push(&mut self, token: Token) {
+        self.generated.push(token);
+        match self.seen.binary_search_by_key(&token, |entry| entry.0) {
+            Ok(index) => self.seen[index].1 += 1,
+            Err(index) => self.seen.insert(index, (token, 1)),
+        }
+    }
+
+    /// Forgets all but the first `generated` tokens: a sampled token may have been discarded.
+    fn rewind(&mut self, generated: u32) {
+        while self.generated.len() > generated as usize {
+            let Some(token) = self.generated.pop() else {
+                break;
+            };
+            if let Ok(index) = self.seen.binary_search_by_key(&token, |entry| entry.0) {
+                self.seen[index].1 -= 1;
+            }
+        }
+    }
+
+    fn penalize(&self, sampling: &Sampling, logits: &mut [f32]) {
+        let repetition = sampling.repetition_penalty.unwrap_or(1.0);
+        let frequency = sampling.frequency_penalty.unwrap_or(0.0);
+        let presence = sampling.presence_penalty.unwrap_or(0.0);
+        for &(token, count) in &self.seen {
+            change(logits, token, |logit| {
+                let logit = if logit > 0.0 {
+                    logit / repetition
+                } else {
+                    logit * repetition
+                };
+                let present = if count > 0 { presence } else { 0.0 };
+                logit - frequency * count as f32 - present
+            });
+        }
+    }
+}
+
+fn is_penalized(sampling: &Sampling) -> bool {
+    sampling.repetition_penalty.is_some()
+        || sampling.frequency_penalty.is_some()
+        || sampling.presence_penalty.is_some()
+}
+
+/// Changes one logit, which stays finite; a token outside the vocabulary has none.
+fn change(logits: &mut [f32], token: Token, by: impl FnOnce(f32) -> f32) {
+    if let Some(logit) = logits.get_mut(token.0 as usize) {
+        *logit = by(*logit).clamp(f32::MIN, f32::MAX);
+    }
+}

@@ -1,0 +1,9 @@
+//! Tiny networks against what Hugging Face transformers computed with the same weights.
+//!
+//! Everything goes through the one door: a folder is loaded, plans go in, rows come out. Asking
+//! for as many log probabilities as there are words gives a whole row of logits, up to a constant.
+
+mod decoders;
+mod drive;
+mod encoders;
+mod reference;

@@ -1,0 +1,117 @@
+//! The committed checkpoints and their reference results.
+
+use std::path::PathBuf;
+
+use models::files::ModelFiles;
+use models::load::{Dtype, LoadFormat, LoadOptions};
+use safetensors::SafeTensors;
+use scheduler::request::Token;
+use serde_json::Value;
+
+/// The folder of one case.
+pub(crate) fn folder(case: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(case)
+}
+
+/// Room for a few sequences of these tiny networks, in blocks of 16.
+pub(crate) fn options(dtype: Option<Dtype>) -> LoadOptions {
+    LoadOptions {
+        dtype,
+        format: LoadFormat::Safetensors,
+        kv_cache_bytes: 4 << 20,
+        block_tokens: 16,
+        context_max: None,
+        running_max: 16,
+        step_tokens_max: 256,
+        threads: 2,
+    }
+}
+
+/// One prompt of a case.
+#[derive(Debug)]
+pub(crate) struct Prompt {
+    pub(crate) tokens: Vec<Token>,
+    pub(crate) greedy: Vec<Token>,
+    /// Prompt positions and their logits.
+    pub(crate) logits: Vec<(usize, Vec<f32>)>,
+}
+
+/// The prompts of a decoder's case.
+pub(crate) fn prompts(case: &str) -> Vec<Prompt> {
+    let golden = json(case);
+    let file = std::fs::read(folder(case).join("golden.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let prompts = golden["prompts"].as_array().unwrap();
+    let prompt = |(index, prompt): (usize, &Value)| {
+        let logits = tensors.tensor(&format!("logits.{index}")).unwrap();
+        let vocab = logits.shape()[1];
+        let rows: Vec<Vec<f32>> = floats(logits.data())
+            .chunks(vocab)
+            .map(<[f32]>::to_vec)
+            .collect();
+        let positions = numbers(&prompt["logits_positions"]).map(|position| position as usize);
+        Prompt {
+            tokens: numbers(&prompt["tokens"]).map(Token).collect(),
+            greedy: numbers(&prompt["greedy"]).map(Token).collect(),
+            logits: positions.zip(rows).collect(),
+        }
+    };
+    prompts.iter().enumerate().map(prompt).collect()
+}
+
+/// One input of an encoder's case.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pub(crate) tokens: Vec<Token>,
+    pub(crate) cls: Vec<f32>,
+    pub(crate) mean: Vec<f32>,
+    pub(crate) last: Vec<f32>,
+}
+
+/// The inputs of an encoder's case.
+pub(crate) fn inputs(case: &str) -> Vec<Input> {
+    let golden = json(case);
+    let file = std::fs::read(folder(case).join("golden.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let tensor = |name: String| floats(tensors.tensor(&name).unwrap().data());
+    let inputs = golden["inputs"].as_array().unwrap();
+    let input = |(index, tokens): (usize, &Value)| {
+        let cls = tensor(format!("cls.{index}"));
+        let hidden = tensor(format!("hidden.{index}"));
+        Input {
+            tokens: numbers(tokens).map(Token).collect(),
+            mean: tensor(format!("mean.{index}")),
+            last: hidden[hidden.len() - cls.len()..].to_vec(),
+            cls,
+        }
+    };
+    inputs.iter().enumerate().map(input).collect()
+}
+
+/// The files of a case.
+pub(crate) fn files(case: &str) -> ModelFiles {
+    ModelFiles::Folder(folder(case))
+}
+
+fn json(case: &str) -> Value {
+    let text = std::fs::read(folder(case).join("golden.json")).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+fn numbers(list: &Value) -> impl Iterator<Item = u32> {
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|number| number.as_u64().unwrap() as u32)
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect()
+}
