@@ -1,13 +1,20 @@
 //! What async callers hold: a [`Handle`] submits, a [`Tokens`] listens, dropping it aborts.
 
+use std::fmt;
+use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use scheduler::plan::Stats;
-use scheduler::request::{Finish, Priority, Reject, Token};
+use scheduler::request::{Finish, Priority, Reject, RequestId, Token};
+use tokio::sync::{oneshot, watch};
 
 use crate::executor::{EncodeInput, ExecutorError, TokenLogprob};
+use crate::mailbox::Mailbox;
+use crate::run::Decoder;
+use crate::run_encoder::EncodeEngine;
 use crate::sampling::Sampling;
 
 /// One generation as a caller asks for it.
@@ -90,64 +97,223 @@ pub enum Health {
 }
 
 /// Submits work to a decoder's engine. Cheap to clone; the last one dropped drains the engine.
-#[derive(Clone, Debug)]
-pub struct Handle {}
+#[derive(Clone)]
+pub struct Handle {
+    owner: Arc<Owner>,
+}
+
+/// What all clones of a handle share; its end is the last clone's end.
+struct Owner {
+    decoder: Arc<Decoder>,
+}
 
 impl Handle {
-    /// Queues a generation. Never blocks: a full queue is an answer.
-    pub async fn generate(&self, _request: Generate) -> Result<Tokens, Refusal> {
-        Err(Refusal::Unavailable)
+    pub(crate) fn new(decoder: Arc<Decoder>) -> Self {
+        let owner = Arc::new(Owner { decoder });
+        Self { owner }
     }
+
+    /// Queues a generation and waits for the verdict of the loop, at most a step. Never waits for
+    /// room: a full queue is an answer.
+    pub async fn generate(&self, request: Generate) -> Result<Tokens, Refusal> {
+        let decoder = &self.owner.decoder;
+        let (id, mailbox, verdict) = decoder.submit(request)?;
+        let mut tokens = Tokens {
+            decoder: Arc::clone(decoder),
+            id,
+            mailbox,
+            ended: false,
+        };
+        let result = verdict.await.unwrap_or(Err(Refusal::Unavailable));
+        match result {
+            Ok(()) => Ok(tokens),
+            Err(refusal) => {
+                tokens.ended = true;
+                Err(refusal)
+            }
+        }
+    }
+
     /// The latest counts.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        self.owner.decoder.stats()
     }
+
     /// The engine's state; `changed` awaits the next one.
-    pub fn health(&self) -> tokio::sync::watch::Receiver<Health> {
-        tokio::sync::watch::channel(Health::Starting).1
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.owner.decoder.frame.health.subscribe()
     }
-    /// Takes no new work from now on; running work goes on.
-    pub fn drain(&self) {}
-    /// Ends everything that still runs, now.
-    pub fn abort_all(&self) {}
+
+    /// Takes no new work from now on; running work goes on. [`Completion::wait`] awaits its end.
+    pub fn drain(&self) {
+        self.owner.drain();
+    }
+
+    /// Ends everything that still runs or waits, before the next step.
+    pub fn abort_all(&self) {
+        self.owner.decoder.inbox.abort_all();
+    }
+}
+
+impl Owner {
+    fn drain(&self) {
+        self.decoder.inbox.drain();
+        self.decoder.frame.drain();
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("name", &self.owner.decoder.frame.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A running generation. Dropping it aborts the request.
-#[derive(Debug)]
-pub struct Tokens {}
+///
+/// Progress coalesces while it is not read: at most `output_max` tokens wait here, and the engine
+/// never waits. A stream left unread for longer than the stall time-out ends with [`End::Stalled`];
+/// its tokens so far can still be read.
+pub struct Tokens {
+    decoder: Arc<Decoder>,
+    id: RequestId,
+    mailbox: Arc<Mailbox>,
+    /// The end was read, or there was no beginning.
+    ended: bool,
+}
 
 impl Tokens {
-    /// Waits for progress; `None` after the end was reported.
+    /// Waits for progress; `None` after the end was reported. Safe to cancel.
     pub async fn next(&mut self) -> Option<Progress> {
-        None
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`Tokens::next`], for callers that are streams themselves.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Progress>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        self.mailbox.poll(context).map(|progress| {
+            self.ended = progress.end.is_some();
+            Some(progress)
+        })
     }
 }
 
-/// Submits work to an encoder's engine.
-#[derive(Clone, Debug)]
-pub struct EncodeHandle {}
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.decoder.inbox.abort(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens")
+            .field("id", &self.id)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Submits work to an encoder's engine. Cheap to clone; the last one dropped drains the engine.
+#[derive(Clone)]
+pub struct EncodeHandle {
+    owner: Arc<EncodeOwner>,
+}
+
+/// What all clones of a handle share; its end is the last clone's end.
+struct EncodeOwner {
+    engine: Arc<EncodeEngine>,
+}
 
 impl EncodeHandle {
+    pub(crate) fn new(engine: Arc<EncodeEngine>) -> Self {
+        let owner = Arc::new(EncodeOwner { engine });
+        Self { owner }
+    }
+
     /// Encodes one input; the vector has the encoder's width and is not normalised.
     /// Dropping the future aborts it.
     pub async fn encode(
         &self,
-        _input: EncodeInput,
-        _timeout: Option<Duration>,
+        input: EncodeInput,
+        timeout: Option<Duration>,
     ) -> Result<Vec<f32>, EncodeError> {
-        Err(EncodeError::Refused(Refusal::Unavailable))
+        let engine = &self.owner.engine;
+        let (id, answer) = engine.submit(input, timeout)?;
+        let mut waiting = WaitingInput {
+            engine,
+            id,
+            answered: false,
+        };
+        let answer = answer.await;
+        waiting.answered = true;
+        answer.unwrap_or(Err(EncodeError::Refused(Refusal::Unavailable)))
     }
+
     /// The engine's state.
-    pub fn health(&self) -> tokio::sync::watch::Receiver<Health> {
-        tokio::sync::watch::channel(Health::Starting).1
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.owner.engine.frame.health.subscribe()
     }
-    /// Takes no new work from now on.
-    pub fn drain(&self) {}
-    /// Ends everything that still waits, now.
-    pub fn abort_all(&self) {}
+
+    /// Takes no new work from now on. [`Completion::wait`] awaits the end of the old.
+    pub fn drain(&self) {
+        self.owner.drain();
+    }
+
+    /// Ends everything that still waits with [`Refusal::Draining`], before the next batch.
+    pub fn abort_all(&self) {
+        self.owner.engine.inbox.abort_all();
+    }
+
     /// Inputs that wait.
     pub fn waiting(&self) -> u32 {
-        0
+        self.owner.engine.waiting()
+    }
+}
+
+impl EncodeOwner {
+    fn drain(&self) {
+        self.engine.inbox.drain();
+        self.engine.frame.drain();
+    }
+}
+
+impl Drop for EncodeOwner {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
+impl fmt::Debug for EncodeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodeHandle")
+            .field("name", &self.owner.engine.frame.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Aborts its input when the caller goes away before the answer.
+struct WaitingInput<'a> {
+    engine: &'a EncodeEngine,
+    id: RequestId,
+    answered: bool,
+}
+
+impl Drop for WaitingInput<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.engine.inbox.abort(self.id);
+        }
     }
 }
 
@@ -165,15 +331,28 @@ pub enum EncodeError {
     Failed,
 }
 
-/// Awaits the end of an engine: after a drain, or after it went down for good.
+/// Awaits the end of an engine: after a drain, or after it went down for good. Dropping it changes
+/// nothing: the engine ends by itself when its last handle is dropped and its work is done.
 #[derive(Debug)]
-pub struct Completion {}
+pub struct Completion {
+    name: String,
+    result: oneshot::Receiver<Result<(), EngineDown>>,
+}
 
 impl Completion {
-    /// Returns when the engine's threads have ended: `Ok` after a drain (nothing runs any more),
-    /// an error when it could not be started or was restarted too often.
+    pub(crate) fn new(name: String, result: oneshot::Receiver<Result<(), EngineDown>>) -> Self {
+        Self { name, result }
+    }
+
+    /// Returns when the engine's threads have ended (but for one that hangs): `Ok` after a drain
+    /// (nothing runs any more, the executor is dropped), an error when it could not be started or
+    /// failed too often.
     pub async fn wait(self) -> Result<(), EngineDown> {
-        std::future::pending().await
+        let no_supervisor = EngineDown {
+            name: self.name,
+            reason: "its supervisor ended".to_owned(),
+        };
+        self.result.await.unwrap_or(Err(no_supervisor))
     }
 }
 

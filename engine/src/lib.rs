@@ -6,12 +6,28 @@
 pub mod clock;
 pub mod config;
 pub mod executor;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod handle;
+pub mod hash;
+pub mod metrics;
 pub mod sampling;
+
+mod frame;
+mod inbox;
+mod ledger;
+mod mailbox;
+mod record;
+mod run;
+mod run_encoder;
+
+use std::sync::Arc;
 
 use config::{EncodeConfig, EngineConfig};
 use executor::{Encoder, Executor};
 use handle::{Completion, EncodeHandle, Factory, Handle};
+use run::Decoder;
+use run_encoder::EncodeEngine;
 
 // The vocabulary of the boundary, so that `server` needs no arrow to `scheduler`.
 pub use scheduler::{encode, limits, plan, request};
@@ -21,8 +37,9 @@ pub use scheduler::{encode, limits, plan, request};
 ///
 /// Returns at once, with health `Starting`; `Serving` follows when the executor is made.
 pub fn start(factory: Factory<dyn Executor>, config: EngineConfig) -> (Handle, Completion) {
-    let _ = (factory, config);
-    (Handle {}, Completion {})
+    let decoder = Arc::new(Decoder::new(factory, config));
+    let completion = frame::start(&decoder);
+    (Handle::new(decoder), completion)
 }
 
 /// Starts an encoder's engine, in the same frame as [`start`].
@@ -30,6 +47,7 @@ pub fn start_encoder(
     factory: Factory<dyn Encoder>,
     config: EncodeConfig,
 ) -> (EncodeHandle, Completion) {
-    let _ = (factory, config);
-    (EncodeHandle {}, Completion {})
+    let engine = Arc::new(EncodeEngine::new(factory, config));
+    let completion = frame::start(&engine);
+    (EncodeHandle::new(engine), completion)
 }

@@ -1,0 +1,273 @@
+//! A device that computes nothing but a pure function of the text, and fails on command.
+//!
+//! The fake decoder keeps a chained hash of the text in every KV slot, written and read through the
+//! block tables. The next token follows from the last slot, so a wrong table, a stale block or a
+//! lost position changes the output, and [`FakeDevice::expected_tokens`] says what a request alone
+//! would have given. A [`FakeDevice`] outlives its executors: it counts steps, holds them at a
+//! gate, and fails those that a test names.
+
+mod clock;
+mod decoder;
+mod encoder;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use scheduler::limits::Pool;
+use scheduler::request::Token;
+use tokio::sync::watch;
+
+use crate::executor::ExecutorError;
+use crate::handle::Factory;
+use crate::sampling::Sampling;
+
+pub use clock::ManualClock;
+pub use decoder::FakeExecutor;
+pub use encoder::FakeEncoder;
+
+/// What a fake device looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FakeConfig {
+    /// The KV memory it offers.
+    pub pool: Pool,
+    /// The tokens it may generate.
+    pub vocabulary: Range<u32>,
+    /// How long a step takes; zero does not sleep at all.
+    pub latency: Duration,
+    /// The width of its vectors.
+    pub width: u32,
+}
+
+/// How a step goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The row of this index in the step (or the vector of this input) is not finite.
+    NotFinite(usize),
+    /// The step fails.
+    Error,
+    /// The step fails for want of memory.
+    OutOfMemory,
+    /// The executor panics.
+    Panic,
+    /// The step does not return before [`FakeDevice::release_hung`].
+    Hang,
+}
+
+/// A device and its script, shared by all executors made from it.
+#[derive(Clone, Debug)]
+pub struct FakeDevice {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: FakeConfig,
+    script: Mutex<Script>,
+    signal: Condvar,
+    launched: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    /// Steps launched, over all executors.
+    steps: u64,
+    faults: BTreeMap<u64, Fault>,
+    /// Executors whose making fails.
+    broken_starts: u32,
+    /// Steps at or above this one wait at the gate.
+    held_from: Option<u64>,
+    /// Steps up to this one hang no longer.
+    released: u64,
+    /// Requests that the living executor was told of and has not forgotten.
+    admitted: usize,
+}
+
+impl FakeDevice {
+    /// A device that works.
+    pub fn new(config: FakeConfig) -> Self {
+        assert!(!config.vocabulary.is_empty(), "an empty vocabulary");
+        let shared = Arc::new(Shared {
+            config,
+            script: Mutex::default(),
+            signal: Condvar::new(),
+            launched: watch::Sender::new(0),
+        });
+        Self { shared }
+    }
+
+    /// Makes fake decoders on this device.
+    pub fn executors(&self) -> Factory<dyn crate::executor::Executor> {
+        let device = self.clone();
+        Box::new(move || {
+            device.start()?;
+            Ok(Box::new(FakeExecutor::new(device.clone())))
+        })
+    }
+
+    /// Makes fake encoders on this device.
+    pub fn encoders(&self) -> Factory<dyn crate::executor::Encoder> {
+        let device = self.clone();
+        Box::new(move || {
+            device.start()?;
+            Ok(Box::new(FakeEncoder::new(device.clone())))
+        })
+    }
+
+    /// The first `count` tokens of a greedy request that runs alone, stop tokens ignored.
+    pub fn expected_tokens(&self, prompt: &[Token], count: usize) -> Vec<Token> {
+        self.expected_sampled(&Sampling::default(), prompt, count)
+    }
+
+    /// As [`FakeDevice::expected_tokens`], for any sampling: the seed counts when there is a
+    /// temperature, and `min_tokens` keeps stop tokens away.
+    pub fn expected_sampled(
+        &self,
+        sampling: &Sampling,
+        prompt: &[Token],
+        count: usize,
+    ) -> Vec<Token> {
+        decoder::expected(&self.shared.config.vocabulary, sampling, prompt, count)
+    }
+
+    /// The vector of one input, encoded alone.
+    pub fn expected_vector(&self, tokens: &[Token]) -> Vec<f32> {
+        encoder::vector(tokens, self.shared.config.width).collect()
+    }
+
+    /// Makes the step with this number go wrong; the first is 1, and a restart does not start over.
+    pub fn fail_at(&self, step: u64, fault: Fault) {
+        self.script().faults.insert(step, fault);
+    }
+
+    /// Makes the step after the last launched one go wrong.
+    pub fn fail_next(&self, fault: Fault) {
+        let mut script = self.script();
+        let step = script.steps + 1;
+        script.faults.insert(step, fault);
+    }
+
+    /// Makes the next `count` attempts to make an executor fail.
+    pub fn fail_starts(&self, count: u32) {
+        self.script().broken_starts = count;
+    }
+
+    /// From now on steps are launched, and do not end before [`FakeDevice::allow`] lets them.
+    pub fn hold(&self) {
+        let mut script = self.script();
+        script.held_from = Some(script.steps + 1);
+    }
+
+    /// Lets the next `steps` held steps end.
+    pub fn allow(&self, steps: u64) {
+        let mut script = self.script();
+        script.held_from = script.held_from.map(|from| from + steps);
+        drop(script);
+        self.shared.signal.notify_all();
+    }
+
+    /// Lets all steps run again.
+    pub fn release(&self) {
+        self.script().held_from = None;
+        self.shared.signal.notify_all();
+    }
+
+    /// Wakes every executor that hangs, so that its thread can end.
+    pub fn release_hung(&self) {
+        let mut script = self.script();
+        script.released = script.steps;
+        drop(script);
+        self.shared.signal.notify_all();
+    }
+
+    /// The number of the last step launched, to be awaited.
+    pub fn launched(&self) -> watch::Receiver<u64> {
+        self.shared.launched.subscribe()
+    }
+
+    /// Requests that the living executor knows.
+    pub fn admitted(&self) -> usize {
+        self.script().admitted
+    }
+
+    // === what executors call ===
+
+    fn start(&self) -> Result<(), ExecutorError> {
+        let mut script = self.script();
+        if script.broken_starts > 0 {
+            script.broken_starts -= 1;
+            return Err(ExecutorError::Failed("scripted start failure".to_owned()));
+        }
+        script.admitted = 0;
+        Ok(())
+    }
+
+    /// Counts a step; returns its number.
+    fn launch(&self) -> u64 {
+        let mut script = self.script();
+        script.steps += 1;
+        let step = script.steps;
+        drop(script);
+        self.shared.launched.send_replace(step);
+        step
+    }
+
+    /// Plays the script of a step to its end; returns the row that is not finite, if there is one.
+    #[expect(clippy::panic, reason = "a scripted panic")]
+    fn finish(&self, step: u64) -> Result<Option<usize>, ExecutorError> {
+        self.sleep();
+        let mut script = self.script();
+        while script.held_from.is_some_and(|from| step >= from) {
+            script = self.wait(script);
+        }
+        let Some(fault) = script.faults.remove(&step) else {
+            return Ok(None);
+        };
+        match fault {
+            Fault::NotFinite(row) => Ok(Some(row)),
+            Fault::Error => Err(ExecutorError::Failed("scripted".to_owned())),
+            Fault::OutOfMemory => Err(ExecutorError::OutOfMemory("scripted".to_owned())),
+            Fault::Panic => {
+                drop(script);
+                panic!("scripted")
+            }
+            Fault::Hang => {
+                while script.released < step {
+                    script = self.wait(script);
+                }
+                Err(ExecutorError::Failed("hung and came back".to_owned()))
+            }
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the device is simulated, so its time passes nowhere else"
+    )]
+    fn sleep(&self) {
+        let latency = self.shared.config.latency;
+        if !latency.is_zero() {
+            std::thread::sleep(latency);
+        }
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        let script = &self.shared.script;
+        script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, script: MutexGuard<'a, Script>) -> MutexGuard<'a, Script> {
+        let signal = &self.shared.signal;
+        signal.wait(script).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Spreads all bits over all bits (the finaliser of `MurmurHash3`).
+fn scramble(mut bits: u64) -> u64 {
+    bits ^= bits >> 33;
+    bits = bits.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits ^= bits >> 33;
+    bits = bits.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    bits ^ (bits >> 33)
+}

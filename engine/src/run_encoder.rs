@@ -1,0 +1,396 @@
+//! The loop of an encoder: drain commands, plan a batch, encode it, answer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use scheduler::encode::{Dropped, EncodeBatcher, EncodeLimits};
+use scheduler::request::{Micros, Reject, RequestId};
+use tokio::sync::oneshot;
+
+use crate::clock::{after, seconds};
+use crate::config::EncodeConfig;
+use crate::executor::{EncodeInput, Encoder, ExecutorError};
+use crate::frame::{Beat, Frame, Work};
+use crate::handle::{EncodeError, Factory, Refusal};
+use crate::inbox::{Inbox, Orders, lock};
+use crate::record::{EncoderMetrics, Outcome};
+
+type Answer = Result<Vec<f32>, EncodeError>;
+
+/// One input from its submission to its answer.
+#[derive(Debug)]
+struct Job {
+    input: EncodeInput,
+    arrived: Micros,
+    deadline: Option<Micros>,
+    answer: oneshot::Sender<Answer>,
+    /// Whether it is in the batch that is being computed.
+    batched: bool,
+    /// Failed batches it was in.
+    failures: u32,
+}
+
+/// The inputs of one engine, in the care of one life at a time.
+#[derive(Debug, Default)]
+struct Jobs {
+    life: u64,
+    of: HashMap<RequestId, Job>,
+}
+
+impl Jobs {
+    /// The inputs' ids in order of arrival.
+    fn ids(&self) -> Vec<RequestId> {
+        let mut ids: Vec<_> = self.of.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+/// An encoder's engine: what its handles and its lives share.
+pub(crate) struct EncodeEngine {
+    pub(crate) frame: Frame,
+    pub(crate) inbox: Inbox<(RequestId, Submission)>,
+    limits: EncodeLimits,
+    ids: AtomicU64,
+    waiting: AtomicU32,
+    metrics: EncoderMetrics,
+    jobs: Mutex<Jobs>,
+    factory: Mutex<Factory<dyn Encoder>>,
+}
+
+/// An input on its way to the loop.
+#[derive(Debug)]
+pub(crate) struct Submission(Job);
+
+impl EncodeEngine {
+    pub(crate) fn new(factory: Factory<dyn Encoder>, config: EncodeConfig) -> Self {
+        let EncodeConfig {
+            name,
+            limits,
+            step_timeout,
+            restarts,
+            clock,
+        } = config;
+        Self {
+            metrics: EncoderMetrics::new(&name),
+            frame: Frame::new(name, clock, step_timeout, restarts),
+            inbox: Inbox::new(limits.waiting_max),
+            limits,
+            ids: AtomicU64::new(1),
+            waiting: AtomicU32::new(0),
+            jobs: Mutex::default(),
+            factory: Mutex::new(factory),
+        }
+    }
+
+    /// Leaves an input in the inbox.
+    pub(crate) fn submit(
+        &self,
+        input: EncodeInput,
+        timeout: Option<Duration>,
+    ) -> Result<(RequestId, oneshot::Receiver<Answer>), Refusal> {
+        let (answer, receiver) = oneshot::channel();
+        let id = RequestId(self.ids.fetch_add(1, Ordering::Relaxed));
+        let arrived = self.frame.clock.now();
+        let submission = Submission(Job {
+            input,
+            arrived,
+            deadline: timeout.map(|timeout| after(arrived, timeout)),
+            answer,
+            batched: false,
+            failures: 0,
+        });
+        self.frame
+            .admit()
+            .and_then(|()| self.inbox.submit((id, submission)))
+            .inspect_err(|refusal| self.frame.metrics.refused(refusal))?;
+        Ok((id, receiver))
+    }
+
+    /// Inputs that wait, those in the inbox included.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed) + self.inbox.submissions()
+    }
+
+    /// The jobs, if they are still in the care of `life`.
+    fn jobs(&self, life: u64) -> Result<MutexGuard<'_, Jobs>, Stop> {
+        let jobs = lock(&self.jobs);
+        if jobs.life == life {
+            Ok(jobs)
+        } else {
+            Err(Stop::Superseded)
+        }
+    }
+
+    /// Takes a job out and answers it.
+    fn answer(&self, jobs: &mut Jobs, id: RequestId, answer: Answer, now: Micros) {
+        let Some(job) = jobs.of.remove(&id) else {
+            return;
+        };
+        let outcome = match &answer {
+            Ok(_) => Outcome::Encoded,
+            Err(EncodeError::Deadline) => Outcome::Deadline,
+            Err(EncodeError::Failed) => Outcome::Failed,
+            Err(EncodeError::Refused(_)) => Outcome::Abort,
+        };
+        self.metrics.ended(outcome, seconds(job.arrived, now));
+        // The caller may be gone.
+        drop(job.answer.send(answer));
+    }
+}
+
+impl Work for EncodeEngine {
+    fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    fn live(&self, life: u64, beat: &Beat) -> Result<(), ExecutorError> {
+        let encoder = (lock(&self.factory))()?;
+        match Life::new(self, life, encoder).run(beat) {
+            Stop::Drained | Stop::Superseded => Ok(()),
+            Stop::Failed(error) => Err(error),
+        }
+    }
+
+    fn supersede(&self, next: u64) {
+        let now = self.frame.clock.now();
+        let mut jobs = lock(&self.jobs);
+        jobs.life = next;
+        for id in jobs.ids() {
+            let Some(job) = jobs.of.get_mut(&id) else {
+                continue;
+            };
+            job.failures += u32::from(job.batched);
+            job.batched = false;
+            if job.failures >= FAILURES_MAX {
+                self.answer(&mut jobs, id, Err(EncodeError::Failed), now);
+            } else if job.answer.is_closed() {
+                let gone = Err(EncodeError::Refused(Refusal::Unavailable));
+                self.answer(&mut jobs, id, gone, now);
+            }
+        }
+    }
+
+    fn close(&self) {
+        // Dropped answers tell their callers that the engine is unavailable.
+        drop(self.inbox.close());
+        let now = self.frame.clock.now();
+        let mut jobs = lock(&self.jobs);
+        for id in jobs.ids() {
+            let unavailable = Err(EncodeError::Refused(Refusal::Unavailable));
+            self.answer(&mut jobs, id, unavailable, now);
+        }
+        self.waiting.store(0, Ordering::Relaxed);
+    }
+
+    fn wake(&self) {
+        self.inbox.wake();
+    }
+}
+
+/// Why a life's loop returned.
+enum Stop {
+    Drained,
+    Superseded,
+    Failed(ExecutorError),
+}
+
+/// One encoder's time in the loop. Every buffer is reused from batch to batch.
+struct Life<'a> {
+    engine: &'a EncodeEngine,
+    number: u64,
+    encoder: Box<dyn Encoder>,
+    batcher: EncodeBatcher,
+    orders: Orders<(RequestId, Submission)>,
+    batch: Vec<RequestId>,
+    dropped: Vec<Dropped>,
+    inputs: Vec<EncodeInput>,
+    vectors: Vec<f32>,
+}
+
+impl<'a> Life<'a> {
+    fn new(engine: &'a EncodeEngine, life: u64, encoder: Box<dyn Encoder>) -> Self {
+        let limits = engine.limits;
+        // `waiting_max` is kept by `submit` below. The batcher's own queue has room for a batch
+        // more, so that a replay is never refused.
+        let limits = EncodeLimits {
+            waiting_max: limits.waiting_max.saturating_add(limits.batch_inputs_max),
+            ..limits
+        };
+        Self {
+            engine,
+            number: life,
+            encoder,
+            batcher: EncodeBatcher::new(limits),
+            orders: Orders::default(),
+            batch: Vec::new(),
+            dropped: Vec::new(),
+            inputs: Vec::new(),
+            vectors: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, beat: &Beat) -> Stop {
+        let frame = &self.engine.frame;
+        if let Err(stop) = self.replay() {
+            return stop;
+        }
+        frame.serve(|| self.engine.inbox.is_draining());
+        loop {
+            match self.step(beat) {
+                Ok(true) => {}
+                Ok(false) => {
+                    beat.rest();
+                    self.engine.inbox.park(None);
+                }
+                Err(stop) => return stop,
+            }
+        }
+    }
+
+    /// One turn of the loop. Returns whether there was a batch.
+    fn step(&mut self, beat: &Beat) -> Result<bool, Stop> {
+        let now = self.engine.frame.clock.now();
+        beat.begin(now);
+        self.carry_out_orders(now)?;
+        self.plan(now)?;
+        if self.batch.is_empty() {
+            return if self.orders.draining && self.batcher.waiting() == 0 {
+                Err(Stop::Drained)
+            } else {
+                Ok(false)
+            };
+        }
+        self.vectors.clear();
+        self.encoder
+            .encode(&self.inputs, &mut self.vectors)
+            .map_err(Stop::Failed)?;
+        self.answer(now)?;
+        Ok(true)
+    }
+
+    /// Submits again what an earlier life left behind.
+    fn replay(&mut self) -> Result<(), Stop> {
+        let engine = self.engine;
+        let now = engine.frame.clock.now();
+        let mut jobs = engine.jobs(self.number)?;
+        for id in jobs.ids() {
+            let Some(job) = jobs.of.get(&id) else {
+                continue;
+            };
+            let tokens = job.input.tokens.len() as u32;
+            let error = match self.batcher.submit(id, tokens, job.deadline, now) {
+                Ok(()) => continue,
+                Err(Reject::Expired) => EncodeError::Deadline,
+                Err(_) => EncodeError::Failed,
+            };
+            engine.answer(&mut jobs, id, Err(error), now);
+        }
+        Ok(())
+    }
+
+    fn carry_out_orders(&mut self, now: Micros) -> Result<(), Stop> {
+        let engine = self.engine;
+        let mut jobs = engine.jobs(self.number)?;
+        let mut orders = std::mem::take(&mut self.orders);
+        engine.inbox.take(&mut orders);
+        for (id, Submission(job)) in orders.submissions.drain(..) {
+            self.submit(&mut jobs, (id, job), now);
+        }
+        for id in orders.aborts.drain(..) {
+            if self.batcher.abort(id) {
+                let abort = Err(EncodeError::Refused(Refusal::Unavailable));
+                engine.answer(&mut jobs, id, abort, now);
+            }
+        }
+        if orders.abort_all {
+            for id in jobs.ids() {
+                self.batcher.abort(id);
+                let abort = Err(EncodeError::Refused(Refusal::Draining));
+                engine.answer(&mut jobs, id, abort, now);
+            }
+        }
+        self.orders = orders;
+        Ok(())
+    }
+
+    fn submit(&mut self, jobs: &mut Jobs, (id, job): (RequestId, Job), now: Micros) {
+        let waiting = self.batcher.waiting();
+        let result = if waiting >= self.engine.limits.waiting_max {
+            Err(Reject::QueueFull { waiting })
+        } else {
+            let tokens = job.input.tokens.len() as u32;
+            self.batcher.submit(id, tokens, job.deadline, now)
+        };
+        match result {
+            Ok(()) => drop(jobs.of.insert(id, job)),
+            Err(reject) => {
+                let refusal = Refusal::Reject(reject);
+                self.engine.frame.metrics.refused(&refusal);
+                // The caller may be gone.
+                drop(job.answer.send(Err(refusal.into())));
+            }
+        }
+    }
+
+    /// Takes the next batch's inputs, and answers those whose deadline has passed.
+    fn plan(&mut self, now: Micros) -> Result<(), Stop> {
+        let engine = self.engine;
+        self.batch.clear();
+        self.inputs.clear();
+        let mut jobs = engine.jobs(self.number)?;
+        self.batcher.plan(now, &mut self.batch, &mut self.dropped);
+        for Dropped::Deadline(id) in self.dropped.drain(..) {
+            engine.answer(&mut jobs, id, Err(EncodeError::Deadline), now);
+        }
+        for id in &self.batch {
+            if let Some(job) = jobs.of.get_mut(id) {
+                job.batched = true;
+                engine.metrics.queue.record(seconds(job.arrived, now));
+                self.inputs.push(job.input.clone());
+            }
+        }
+        assert_eq!(
+            self.batch.len(),
+            self.inputs.len(),
+            "an input was batched that nobody submitted"
+        );
+        let waiting = self.batcher.waiting();
+        engine.waiting.store(waiting, Ordering::Relaxed);
+        engine.metrics.waiting.set(f64::from(waiting));
+        Ok(())
+    }
+
+    /// Cuts the vectors apart; one that is not finite fails its own input alone.
+    fn answer(&mut self, begun: Micros) -> Result<(), Stop> {
+        let engine = self.engine;
+        let width = self.encoder.width() as usize;
+        let expected = self.batch.len() * width;
+        if self.vectors.len() != expected {
+            let text = format!("{} values, expected {expected}", self.vectors.len());
+            return Err(Stop::Failed(ExecutorError::Failed(text)));
+        }
+        let now = engine.frame.clock.now();
+        let tokens = self.inputs.iter().map(|input| input.tokens.len()).sum();
+        engine
+            .metrics
+            .batch(seconds(begun, now), self.batch.len(), tokens);
+        let mut jobs = engine.jobs(self.number)?;
+        for (index, &id) in self.batch.iter().enumerate() {
+            let vector = &self.vectors[index * width..(index + 1) * width];
+            let answer = if vector.iter().all(|value| value.is_finite()) {
+                Ok(vector.to_vec())
+            } else {
+                engine.frame.metrics.not_finite();
+                Err(EncodeError::Failed)
+            };
+            engine.answer(&mut jobs, id, answer, now);
+        }
+        Ok(())
+    }
+}
+
+/// Failed batches after which an input that was in each of them is not tried again.
+const FAILURES_MAX: u32 = 2;
