@@ -215,3 +215,6 @@ const TYPICAL_FIRST: usize = 1024;
 const TYPICAL_GROWTH: usize = 8;
 /// 1024: a chunk is searched one exponential at a time, and there are as few chunks as possible.
 const CHUNK: usize = 1024;
+
+#[cfg(test)]
+mod tests;

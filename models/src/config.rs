@@ -172,16 +172,25 @@ impl Config {
         }
     }
 
-    /// The refusal of a value that is understood and not supported.
+    /// Refuses a key that is set: neither null nor false nor an empty list.
+    pub(crate) fn without(&self, key: &str) -> Result<(), LoadError> {
+        match self.value(key) {
+            None | Some(Value::Bool(false)) => Ok(()),
+            Some(Value::Array(list)) if list.is_empty() => Ok(()),
+            Some(_) => Err(self.unsupported(key, &[])),
+        }
+    }
+
+    /// The refusal of a value that is understood and not supported, and what would be.
     pub(crate) fn unsupported(&self, key: &str, allowed: &[Value]) -> LoadError {
         let found = self.value(key).map_or_else(|| "nothing".to_owned(), brief);
         let allowed: Vec<String> = allowed.iter().map(brief).collect();
         let instead = match allowed.as_slice() {
-            [] => "no value".to_owned(),
-            _ => allowed.join(" or "),
+            [] => String::new(),
+            _ => format!(" (only {})", allowed.join(" or ")),
         };
         let Self { file, prefix, .. } = self;
-        LoadError::Unsupported(format!("{file}: {prefix}{key} = {found} (only {instead})"))
+        LoadError::Unsupported(format!("{file}: {prefix}{key} = {found}{instead}"))
     }
 
     /// The complaint about a value that is not what it has to be.

@@ -101,7 +101,7 @@ impl Decoder {
         Ok(Self {
             embedding,
             layers: layers.collect::<Result<_, _>>()?,
-            norm: source.vector(FINAL_NORM, spec.hidden)?,
+            norm: source.scale(FINAL_NORM, spec.hidden)?,
             head,
             rope: RopeTable::new(
                 &spec.rope.inverse_frequencies(spec.head_dim),
@@ -346,7 +346,7 @@ impl Layer {
             part("self_attn.v", kv),
         ];
         let gate_up = [part("mlp.gate", spec.ffn), part("mlp.up", spec.ffn)];
-        let mut vector = |name: &str, width| source.vector(&format!("{at}{name}.weight"), width);
+        let mut vector = |name: &str, width| source.scale(&format!("{at}{name}.weight"), width);
         let input_norm = vector("input_layernorm", spec.hidden)?;
         let ffn_norm = vector("post_attention_layernorm", spec.hidden)?;
         let qk_norm = match spec.qk_norm {

@@ -250,10 +250,10 @@ impl Layer {
 
 impl Norm {
     fn load(source: &mut Source, name: &str, width: usize) -> Result<Self, LoadError> {
-        Ok(Self {
-            weight: source.vector(&format!("{name}.weight"), width)?,
-            bias: source.vector(&format!("{name}.bias"), width)?,
-        })
+        let mut bias = Vec::with_capacity(width);
+        source.shift(&format!("{name}.bias"), width, &mut bias)?;
+        let weight = source.scale(&format!("{name}.weight"), width)?;
+        Ok(Self { weight, bias })
     }
 
     fn at(&self, eps: f32) -> LayerNorm<'_> {
@@ -286,7 +286,9 @@ fn pool(rows: &[f32], width: usize, pooling: Pooling, vectors: &mut Vec<f32>) {
             for row in rows {
                 vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
             }
-            vector.iter_mut().for_each(|sum| *sum /= count);
+            for sum in vector {
+                *sum /= count;
+            }
         }
     }
 }

@@ -323,3 +323,6 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const BLOCK_TOKENS_UNIT: u32 = 16;
 /// Block 0, which no sequence gets.
 const NULL_BLOCK: u64 = 1;
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! The one table from an architecture's name to its family.
 
+use serde_json::Value;
+
 use crate::config::Config;
 use crate::families::{bert, llama, mistral, qwen2, qwen3};
 use crate::load::LoadError;
@@ -22,12 +24,9 @@ pub(crate) fn network(config: &Config) -> Result<(String, Network), LoadError> {
     let [architecture] = architectures.as_slice() else {
         return Err(config.wrong("architectures", "a list of one name"));
     };
-    match FAMILIES.iter().find(|(name, _)| name == architecture) {
-        Some((_, family)) => Ok(((*architecture).to_owned(), family(config)?)),
-        None => {
-            let known: Vec<serde_json::Value> =
-                FAMILIES.iter().map(|(name, _)| (*name).into()).collect();
-            Err(config.unsupported("architectures", &known))
-        }
-    }
+    let Some((_, family)) = FAMILIES.iter().find(|(name, _)| name == architecture) else {
+        let known: Vec<Value> = FAMILIES.iter().map(|(name, _)| (*name).into()).collect();
+        return Err(config.unsupported("architectures", &known));
+    };
+    Ok(((*architecture).to_owned(), family(config)?))
 }

@@ -36,8 +36,15 @@ struct Stream {
 #[derive(Debug, Default)]
 struct History {
     generated: Vec<Token>,
-    /// Sorted by token; prompt tokens start with a count of 0.
-    seen: Vec<(Token, u32)>,
+    /// Sorted by token.
+    seen: Vec<Seen>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    token: Token,
+    is_in_prompt: bool,
+    generated: u32,
 }
 
 impl Sampler {
@@ -148,22 +155,37 @@ impl Stream {
 
 impl History {
     fn new(prompt: &[Token], generated: &[Token]) -> Self {
-        let mut seen: Vec<(Token, u32)> = prompt.iter().map(|&token| (token, 0)).collect();
-        seen.sort_unstable();
-        seen.dedup();
+        let mut sorted = prompt.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let of_prompt = |token| Seen {
+            token,
+            is_in_prompt: true,
+            generated: 0,
+        };
+        let seen = sorted.into_iter().map(of_prompt).collect();
         let mut history = Self {
             generated: Vec::new(),
             seen,
         };
-        generated.iter().for_each(|&token| history.push(token));
+        for &token in generated {
+            history.push(token);
+        }
         history
     }
 
     fn push(&mut self, token: Token) {
         self.generated.push(token);
-        match self.seen.binary_search_by_key(&token, |entry| entry.0) {
-            Ok(index) => self.seen[index].1 += 1,
-            Err(index) => self.seen.insert(index, (token, 1)),
+        match self.find(token) {
+            Ok(index) => self.seen[index].generated += 1,
+            Err(index) => {
+                let first = Seen {
+                    token,
+                    is_in_prompt: false,
+                    generated: 1,
+                };
+                self.seen.insert(index, first);
+            }
         }
     }
 
@@ -173,25 +195,34 @@ impl History {
             let Some(token) = self.generated.pop() else {
                 break;
             };
-            if let Ok(index) = self.seen.binary_search_by_key(&token, |entry| entry.0) {
-                self.seen[index].1 -= 1;
+            if let Ok(index) = self.find(token) {
+                let seen = &mut self.seen[index];
+                seen.generated -= 1;
+                if seen.generated == 0 && !seen.is_in_prompt {
+                    self.seen.remove(index);
+                }
             }
         }
+    }
+
+    /// Where a token stands in `seen`, or would.
+    fn find(&self, token: Token) -> Result<usize, usize> {
+        self.seen.binary_search_by_key(&token, |seen| seen.token)
     }
 
     fn penalize(&self, sampling: &Sampling, logits: &mut [f32]) {
         let repetition = sampling.repetition_penalty.unwrap_or(1.0);
         let frequency = sampling.frequency_penalty.unwrap_or(0.0);
         let presence = sampling.presence_penalty.unwrap_or(0.0);
-        for &(token, count) in &self.seen {
-            change(logits, token, |logit| {
+        for seen in &self.seen {
+            change(logits, seen.token, |logit| {
                 let logit = if logit > 0.0 {
                     logit / repetition
                 } else {
                     logit * repetition
                 };
-                let present = if count > 0 { presence } else { 0.0 };
-                logit - frequency * count as f32 - present
+                let present = if seen.generated > 0 { presence } else { 0.0 };
+                logit - frequency * seen.generated as f32 - present
             });
         }
     }
@@ -209,3 +240,6 @@ fn change(logits: &mut [f32], token: Token, by: impl FnOnce(f32) -> f32) {
         *logit = by(*logit).clamp(f32::MIN, f32::MAX);
     }
 }
+
+#[cfg(test)]
+mod tests;

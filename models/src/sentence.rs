@@ -23,16 +23,12 @@ pub(crate) fn embedding(files: &ModelFiles, positions: u32) -> Result<EmbeddingI
     }
     if let Some(bytes) = files.read_optional(MODULES)? {
         for module in modules(&bytes)? {
-            match module
-                .text("type")?
-                .unwrap_or_default()
-                .rsplit('.')
-                .next()
-                .unwrap_or_default()
-            {
+            let class = module.text("type")?.unwrap_or_default();
+            match class.rsplit('.').next().unwrap_or_default() {
                 "Transformer" => {}
                 "Pooling" => {
-                    info.pooling = pooling(files, module.text("path")?.unwrap_or("1_Pooling"))?
+                    let folder = module.text("path")?.unwrap_or("1_Pooling");
+                    info.pooling = pooling(files, folder)?;
                 }
                 "Normalize" => info.normalize = true,
                 _ => {
@@ -76,3 +72,6 @@ fn pooling(files: &ModelFiles, folder: &str) -> Result<Pooling, LoadError> {
 
 const MODULES: &str = "modules.json";
 const SENTENCE: &str = "sentence_bert_config.json";
+
+#[cfg(test)]
+mod tests;

@@ -81,7 +81,7 @@ impl Source {
         let mut biases = Vec::new();
         if bias {
             for part in parts {
-                self.append(&format!("{}.bias", part.name), part.outputs, &mut biases)?;
+                self.shift(&format!("{}.bias", part.name), part.outputs, &mut biases)?;
             }
         }
         let bias = bias.then_some(biases.as_slice());
@@ -110,11 +110,28 @@ impl Source {
         })
     }
 
-    /// A vector, in f32.
-    pub(crate) fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>, LoadError> {
+    /// A vector that multiplies, in f32; a dummy's is all ones.
+    pub(crate) fn scale(&mut self, name: &str, width: usize) -> Result<Vec<f32>, LoadError> {
         let mut values = Vec::with_capacity(width);
-        self.append(name, width, &mut values)?;
+        match &self.values {
+            Values::Weights(weights) => weights.append_f32(name, &mut values)?,
+            Values::Dummy => values.resize(width, 1.0),
+        }
         Ok(values)
+    }
+
+    /// Appends a vector that is added, in f32; a dummy's is all zeros.
+    pub(crate) fn shift(
+        &mut self,
+        name: &str,
+        width: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<(), LoadError> {
+        match &self.values {
+            Values::Weights(weights) => weights.append_f32(name, out)?,
+            Values::Dummy => out.resize(out.len() + width, 0.0),
+        }
+        Ok(())
     }
 
     /// Fills the buffer of the store with tensors and the number of values each has.
@@ -124,7 +141,7 @@ impl Source {
         for (name, values) in tensors {
             match (&self.values, self.store) {
                 (Values::Weights(weights), Store::F32) => {
-                    weights.append_f32(&name, &mut self.f32s)?
+                    weights.append_f32(&name, &mut self.f32s)?;
                 }
                 (Values::Weights(weights), Store::Bf16) => {
                     weights.append_bf16(&name, &mut self.bf16s)?;
@@ -134,17 +151,6 @@ impl Source {
                     self.bf16s.extend(random(&name, values).map(bf16::from_f32));
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn append(&self, name: &str, values: usize, out: &mut Vec<f32>) -> Result<(), LoadError> {
-        match &self.values {
-            Values::Weights(weights) => weights.append_f32(name, out)?,
-            Values::Dummy if name.ends_with(".bias") => {
-                out.extend(std::iter::repeat_n(0.0, values))
-            }
-            Values::Dummy => out.extend(std::iter::repeat_n(1.0, values)),
         }
         Ok(())
     }

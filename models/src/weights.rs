@@ -134,7 +134,7 @@ impl Weights {
             shards
                 .entry(shard.to_owned())
                 .or_insert_with(Vec::new)
-                .push(tensor.clone());
+                .push(modern(tensor));
         }
         if shards.is_empty() {
             return Err(index_error("weight_map is empty"));
@@ -172,7 +172,7 @@ impl Weights {
             let end = start + view.data().len();
             let shape = view.shape().to_vec();
             tensors.push((
-                tensor.to_owned(),
+                modern(tensor),
                 Tensor {
                     file,
                     dtype: view.dtype(),
@@ -227,6 +227,17 @@ impl Bytes {
             Self::Mapped(file) => file.bytes(),
             Self::Embedded(bytes) => bytes,
         }
+    }
+}
+
+/// Today's name of a tensor: the first BERT files called a norm's weight gamma and its bias beta.
+fn modern(name: &str) -> String {
+    match name.strip_suffix("LayerNorm.gamma") {
+        Some(norm) => format!("{norm}LayerNorm.weight"),
+        None => match name.strip_suffix("LayerNorm.beta") {
+            Some(norm) => format!("{norm}LayerNorm.bias"),
+            None => name.to_owned(),
+        },
     }
 }
 
@@ -290,3 +301,6 @@ const PICKLES: &[&str] = &[
     "pytorch_model.bin.index.json",
     "model.pt",
 ];
+
+#[cfg(test)]
+mod tests;

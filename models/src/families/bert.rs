@@ -9,7 +9,7 @@ use crate::spec::{Activation, EncoderSpec, Network};
 
 /// The spec of a `BertModel` or `BertForMaskedLM`, of which only the encoder is used.
 pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
-    config.only("quantization_config", &[])?;
+    config.without("quantization_config")?;
     config.only("position_embedding_type", &[json!("absolute")])?;
     config.only("is_decoder", &[json!(false)])?;
     config.only("add_cross_attention", &[json!(false)])?;

@@ -15,9 +15,10 @@ pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
         },
     )?;
     // Absent is transformers' default of 4096, null is none.
-    let window = match config.has("sliding_window") {
-        true => config.count_optional("sliding_window", CONTEXT_MAX)?,
-        false => Some(4096),
+    let window = if config.has("sliding_window") {
+        config.count_optional("sliding_window", CONTEXT_MAX)?
+    } else {
+        Some(4096)
     };
     spec.windows = windows(config, window, spec.windows.len())?;
     Ok(Network::Decoder(spec))

@@ -38,8 +38,9 @@ fn logits(row: &Row) -> Vec<f32> {
         panic!("not finite")
     };
     let mut logits = vec![0.0; top.len()];
-    top.iter()
-        .for_each(|entry| logits[entry.token.0 as usize] = entry.logprob);
+    for entry in top {
+        logits[entry.token.0 as usize] = entry.logprob;
+    }
     centred(&logits)
 }
 

@@ -2,6 +2,12 @@
 //!
 //! Everything goes through the one door: a folder is loaded, plans go in, rows come out. Asking
 //! for as many log probabilities as there are words gives a whole row of logits, up to a constant.
+#![expect(
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and prints how near it was"
+)]
 
 mod decoders;
 mod drive;

@@ -1,0 +1,189 @@
+//! The spec of each family, from files as they are published but for the number of layers.
+
+use crate::config::Config;
+use crate::load::LoadError;
+use crate::registry;
+use crate::spec::Network;
+
+fn network(text: &str) -> Result<(String, Network), LoadError> {
+    registry::network(&Config::parse("config.json", text.as_bytes())?)
+}
+
+/// The file with some keys set to other values; null takes the key's place.
+fn changed(text: &str, keys: &str) -> String {
+    let mut file: serde_json::Value = serde_json::from_str(text).unwrap();
+    let serde_json::Value::Object(keys) = serde_json::from_str(keys).unwrap() else {
+        panic!("not an object")
+    };
+    for (key, value) in keys {
+        file[key] = value;
+    }
+    file.to_string()
+}
+
+const LLAMA_2: &str = r#"{"architectures": ["LlamaForCausalLM"], "bos_token_id": 1,
+    "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+    "intermediate_size": 11008, "max_position_embeddings": 4096, "model_type": "llama",
+    "num_attention_heads": 32, "num_hidden_layers": 2, "num_key_value_heads": 32,
+    "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null,
+    "tie_word_embeddings": false, "torch_dtype": "float16", "use_cache": true,
+    "vocab_size": 32000}"#;
+
+const LLAMA_3_2: &str = r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false,
+    "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009],
+    "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 8192,
+    "max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama",
+    "num_attention_heads": 32, "num_hidden_layers": 2, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05, "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0,
+    "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+    "rope_theta": 500000.0, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+    "vocab_size": 128256}"#;
+
+const MISTRAL: &str = r#"{"architectures": ["MistralForCausalLM"], "hidden_act": "silu",
+    "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+    "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 2,
+    "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+    "sliding_window": 4096, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+    "vocab_size": 32000}"#;
+
+const QWEN_2_5: &str = r#"{"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
+    "hidden_act": "silu", "hidden_size": 896, "intermediate_size": 4864,
+    "max_position_embeddings": 32768, "max_window_layers": 21, "model_type": "qwen2",
+    "num_attention_heads": 14, "num_hidden_layers": 2, "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
+    "tie_word_embeddings": true, "torch_dtype": "bfloat16", "use_mrope": false,
+    "use_sliding_window": false, "vocab_size": 151936}"#;
+
+const QWEN_3: &str = r#"{"architectures": ["Qwen3ForCausalLM"], "attention_bias": false,
+    "dtype": "bfloat16", "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
+    "intermediate_size": 3072, "layer_types": ["full_attention", "full_attention"],
+    "max_position_embeddings": 40960, "max_window_layers": 28, "model_type": "qwen3",
+    "num_attention_heads": 16, "num_hidden_layers": 2, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06, "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+    "sliding_window": null, "tie_word_embeddings": true, "use_sliding_window": false,
+    "vocab_size": 151936}"#;
+
+const MINILM: &str = r#"{"architectures": ["BertModel"], "attention_probs_dropout_prob": 0.1,
+    "gradient_checkpointing": false, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+    "hidden_size": 384, "intermediate_size": 1536, "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512, "model_type": "bert", "num_attention_heads": 12,
+    "num_hidden_layers": 6, "pad_token_id": 0, "position_embedding_type": "absolute",
+    "type_vocab_size": 2, "use_cache": true, "vocab_size": 30522}"#;
+
+#[test]
+fn each_family_has_its_spec() {
+    let nemo = changed(
+        MISTRAL,
+        r#"{"sliding_window": null, "head_dim": 128, "hidden_size": 5120}"#,
+    );
+    let linear = changed(
+        LLAMA_2,
+        r#"{"rope_scaling": {"type": "linear", "factor": 4}}"#,
+    );
+    let biased = changed(LLAMA_2, r#"{"attention_bias": true, "mlp_bias": true}"#);
+    for (name, text) in [
+        ("llama_2", LLAMA_2),
+        ("llama_2_linear", &linear),
+        ("llama_2_biased", &biased),
+        ("llama_3_2", LLAMA_3_2),
+        ("mistral", MISTRAL),
+        ("mistral_nemo", &nemo),
+        ("qwen_2_5", QWEN_2_5),
+        ("qwen_3", QWEN_3),
+        ("minilm", MINILM),
+    ] {
+        insta::assert_debug_snapshot!(name, network(text).unwrap());
+    }
+}
+
+#[test]
+fn old_and_new_keys_of_rope_say_the_same() {
+    let new = changed(
+        LLAMA_3_2,
+        r#"{"rope_theta": null, "rope_scaling": null, "rope_parameters": {"rope_theta": 500000.0,
+            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3"}}"#,
+    );
+    assert_eq!(network(&new).unwrap(), network(LLAMA_3_2).unwrap());
+}
+
+#[test]
+fn left_out_keys_take_the_family_s_defaults() {
+    let network = |text: &str| match network(text).unwrap().1 {
+        Network::Decoder(spec) => spec,
+        Network::Encoder(_) => panic!("an encoder"),
+    };
+    let without = r#"{"num_key_value_heads": null, "head_dim": null, "rope_theta": null,
+        "rope_scaling": null, "rope_parameters": null, "rms_norm_eps": null}"#;
+    let llama = network(&changed(LLAMA_3_2, without));
+    assert_eq!((llama.kv_heads, llama.head_dim), (32, 64));
+    assert!((llama.rope.theta - 10_000.0).abs() < 1e-9);
+    let mistral = network(&changed(MISTRAL, without));
+    assert_eq!((mistral.kv_heads, mistral.head_dim), (8, 128));
+    let absent = MISTRAL.replace("\"sliding_window\": 4096,", "");
+    assert_eq!(network(&absent).windows, [Some(4096); 2]);
+    let qwen = network(&changed(QWEN_3, r#"{"head_dim": null}"#));
+    assert_eq!(qwen.head_dim, 128);
+}
+
+#[test]
+fn layer_types_choose_the_windows() {
+    let mixed = r#"{"layer_types": ["full_attention", "sliding_attention"]}"#;
+    match network(&changed(MISTRAL, mixed)).unwrap().1 {
+        Network::Decoder(spec) => assert_eq!(spec.windows, [None, Some(4096)]),
+        Network::Encoder(_) => panic!("an encoder"),
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    let refused = [
+        (LLAMA_2, r#"{"architectures": ["GPT2LMHeadModel"]}"#),
+        (LLAMA_2, r#"{"architectures": []}"#),
+        (LLAMA_2, r#"{"hidden_act": "relu"}"#),
+        (
+            LLAMA_2,
+            r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#,
+        ),
+        (LLAMA_2, r#"{"rope_scaling": {"factor": 4.0}}"#),
+        (
+            LLAMA_2,
+            r#"{"rope_scaling": {"rope_type": "linear", "factor": -1}}"#,
+        ),
+        (
+            LLAMA_2,
+            r#"{"rope_scaling": {"rope_type": "llama3", "factor": 8}}"#,
+        ),
+        (
+            LLAMA_2,
+            r#"{"rope_parameters": {"full_attention": {"rope_type": "default"}}}"#,
+        ),
+        (LLAMA_2, r#"{"quantization_config": {"bits": 4}}"#),
+        (LLAMA_2, r#"{"partial_rotary_factor": 0.5}"#),
+        (LLAMA_2, r#"{"num_key_value_heads": 5}"#),
+        (LLAMA_2, r#"{"num_attention_heads": 3}"#),
+        (LLAMA_2, r#"{"num_attention_heads": 0}"#),
+        (LLAMA_2, r#"{"num_hidden_layers": 4294967297}"#),
+        (LLAMA_2, r#"{"hidden_size": "wide"}"#),
+        (LLAMA_2, r#"{"head_dim": 63}"#),
+        (LLAMA_2, r#"{"head_dim": 512}"#),
+        (LLAMA_2, r#"{"vocab_size": null}"#),
+        (LLAMA_2, r#"{"final_logit_softcapping": 30.0}"#),
+        (MISTRAL, r#"{"layer_types": ["full_attention"]}"#),
+        (
+            MISTRAL,
+            r#"{"layer_types": ["full_attention", "linear_attention"]}"#,
+        ),
+        (QWEN_2_5, r#"{"use_sliding_window": true}"#),
+        (QWEN_3, r#"{"num_experts": 128}"#),
+        (MINILM, r#"{"position_embedding_type": "relative_key"}"#),
+        (MINILM, r#"{"hidden_act": "relu"}"#),
+        (MINILM, r#"{"is_decoder": true}"#),
+        (MINILM, r#"{"hidden_size": 385}"#),
+    ];
+    let messages: Vec<String> = refused
+        .iter()
+        .map(|(text, keys)| network(&changed(text, keys)).unwrap_err().to_string())
+        .collect();
+    insta::assert_debug_snapshot!("refusals", messages);
+}

@@ -1,0 +1,224 @@
+//! What `info` says, what `load` refuses, and dummy weights.
+
+use std::sync::Arc;
+
+use engine::executor::{EncodeInput, Row, Rows};
+use engine::sampling::Sampling;
+use scheduler::plan::{BlockId, Plan, Slice, SlotId};
+use scheduler::request::{RequestId, Token};
+
+use super::*;
+
+/// The shape of SmolLM2-135M with fewer layers.
+const LLAMA: &[u8] = br#"{"architectures": ["LlamaForCausalLM"], "eos_token_id": 2,
+    "hidden_act": "silu", "hidden_size": 192, "intermediate_size": 512,
+    "max_position_embeddings": 256, "num_attention_heads": 3, "num_hidden_layers": 3,
+    "num_key_value_heads": 1, "rms_norm_eps": 1e-05, "tie_word_embeddings": true,
+    "torch_dtype": "bfloat16", "vocab_size": 1000}"#;
+const BERT: &[u8] = br#"{"architectures": ["BertModel"], "hidden_act": "gelu", "hidden_size": 48,
+    "intermediate_size": 96, "max_position_embeddings": 64, "num_attention_heads": 3,
+    "num_hidden_layers": 2, "type_vocab_size": 2, "vocab_size": 100}"#;
+
+fn options() -> LoadOptions {
+    LoadOptions {
+        dtype: None,
+        format: LoadFormat::Dummy,
+        kv_cache_bytes: 1 << 20,
+        block_tokens: 16,
+        context_max: None,
+        running_max: 4,
+        step_tokens_max: 32,
+        threads: 1,
+    }
+}
+
+fn files(files: &[(&'static str, &'static [u8])]) -> ModelFiles {
+    ModelFiles::Embedded(Vec::leak(files.to_vec()))
+}
+
+fn decoder(options: &LoadOptions) -> Result<Box<dyn Executor>, LoadError> {
+    match load(&files(&[(CONFIG, LLAMA)]), options)?.0 {
+        Loaded::Decoder(executor) => Ok(executor),
+        Loaded::Encoder(_) => panic!("an encoder"),
+    }
+}
+
+#[test]
+fn info_says_what_the_files_say() {
+    let generation: &[u8] = br#"{"eos_token_id": [5, 6]}"#;
+    let llama = files(&[(CONFIG, LLAMA), (GENERATION_CONFIG, generation)]);
+    insta::assert_debug_snapshot!("llama", info(&llama, &options()).unwrap());
+    insta::assert_debug_snapshot!("bert", info(&files(&[(CONFIG, BERT)]), &options()).unwrap());
+    let capped = LoadOptions {
+        context_max: Some(100),
+        dtype: Some(Dtype::F16),
+        ..options()
+    };
+    let info = info(&files(&[(CONFIG, LLAMA)]), &capped).unwrap();
+    assert_eq!(
+        (info.context_max, info.dtype, info.end_tokens),
+        (100, Dtype::F16, vec![2])
+    );
+}
+
+#[test]
+fn the_pool_is_what_fits_the_bytes() {
+    // 3 layers, k and v, 1 head of 64, 2 bytes: 768 bytes a token, 12,288 a block.
+    let executor = decoder(&options()).unwrap();
+    assert_eq!(
+        (executor.pool().blocks, executor.pool().block_tokens.get()),
+        (85, 16)
+    );
+    let wide = decoder(&LoadOptions {
+        dtype: Some(Dtype::F32),
+        ..options()
+    })
+    .unwrap();
+    assert_eq!(wide.pool().blocks, 42);
+}
+
+#[test]
+fn what_cannot_run_is_refused_with_figures() {
+    let refusal = |options: LoadOptions| decoder(&options).err().unwrap().to_string();
+    let small = 16 * 12_288;
+    assert_eq!(
+        refusal(LoadOptions {
+            kv_cache_bytes: small,
+            ..options()
+        }),
+        "out of memory: a KV cache of 196608 bytes holds 16 blocks of 12288 bytes; one sequence of \
+         256 tokens needs 17, 208896 bytes: give the cache more, or cap the context lower"
+    );
+    let capped = LoadOptions {
+        kv_cache_bytes: small,
+        context_max: Some(240),
+        ..options()
+    };
+    assert!(decoder(&capped).is_ok());
+    assert_eq!(
+        refusal(LoadOptions {
+            block_tokens: 24,
+            ..options()
+        }),
+        "not supported: blocks of 24 tokens (a multiple of 16)"
+    );
+}
+
+#[test]
+fn missing_and_odd_files_are_named() {
+    let message = |files: ModelFiles| info(&files, &options()).unwrap_err().to_string();
+    assert_eq!(message(files(&[])), "config.json: no such file");
+    assert_eq!(
+        message(files(&[(
+            CONFIG,
+            br#"{"architectures": ["BertModel"], "torch_dtype": "int8"}"#
+        )])),
+        "config.json: hidden_size is missing"
+    );
+    let odd: &[u8] = br#"{"eos_token_id": "two"}"#;
+    assert_eq!(
+        message(files(&[(CONFIG, LLAMA), (GENERATION_CONFIG, odd)])),
+        "generation_config.json: eos_token_id = \"two\": expected a token id or a list of them"
+    );
+    let safetensors = LoadOptions {
+        format: LoadFormat::Safetensors,
+        ..options()
+    };
+    let refusal = load(&files(&[(CONFIG, LLAMA)]), &safetensors)
+        .err()
+        .unwrap();
+    assert!(matches!(refusal, LoadError::File(_)), "{refusal}");
+}
+
+fn plan(step: u64, id: u64, tokens: &[Token]) -> Plan {
+    let count = tokens.len() as u32;
+    let slice = Slice {
+        id: RequestId(id),
+        slot: SlotId(0),
+        positions: 0..count,
+        tokens: 0..count,
+        table: 0..1,
+        samples: true,
+    };
+    Plan {
+        step,
+        slices: vec![slice],
+        tokens: tokens.to_vec(),
+        tables: vec![BlockId(1)],
+    }
+}
+
+#[test]
+fn dummy_decoders_give_finite_rows_that_repeat() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let run = || {
+            let mut executor = decoder(&LoadOptions {
+                dtype: Some(dtype),
+                ..options()
+            })
+            .unwrap();
+            let sampling = Arc::new(Sampling {
+                logprobs: Some(5),
+                ..Sampling::default()
+            });
+            let prompt: Arc<[Token]> = [1, 2, 3].map(Token).into();
+            executor.admit(RequestId(1), &sampling, &prompt, &[]);
+            let mut rows = Rows::default();
+            executor.launch(&plan(1, 1, &prompt)).unwrap();
+            executor.wait(&mut rows).unwrap();
+            rows
+        };
+        let rows = run();
+        assert!(matches!(&rows.rows[0].1, Row::Token { top, .. } if top.len() == 5));
+        assert_eq!(rows, run());
+    }
+}
+
+/// Two steps in flight: the second reads the token that the first one samples.
+#[test]
+fn a_pending_token_is_the_slot_s_last() {
+    let prompt: Arc<[Token]> = [1, 2, 3].map(Token).into();
+    let sampling = Arc::new(Sampling::default());
+    let mut executor = decoder(&options()).unwrap();
+    executor.admit(RequestId(1), &sampling, &prompt, &[]);
+    let next = |token: Token| {
+        let mut plan = plan(2, 1, &[token]);
+        plan.slices[0].positions = 3..4;
+        plan
+    };
+    let mut rows = [Rows::default(), Rows::default()];
+    executor.launch(&plan(1, 1, &prompt)).unwrap();
+    executor.launch(&next(Token::PENDING)).unwrap();
+    executor.wait(&mut rows[0]).unwrap();
+    executor.wait(&mut rows[1]).unwrap();
+    assert_eq!((rows[0].step, rows[1].step), (1, 2));
+    assert!(executor.wait(&mut Rows::default()).is_err());
+
+    let Row::Token { drawn, .. } = &rows[0].rows[0].1 else {
+        panic!("not finite")
+    };
+    let mut known = Rows::default();
+    executor.launch(&next(drawn.token)).unwrap();
+    executor.wait(&mut known).unwrap();
+    assert_eq!(known, rows[1]);
+}
+
+#[test]
+fn a_dummy_encoder_gives_finite_vectors() {
+    let Loaded::Encoder(mut encoder) = load(&files(&[(CONFIG, BERT)]), &options()).unwrap().0
+    else {
+        panic!("a decoder")
+    };
+    let input = EncodeInput {
+        tokens: [1, 2, 3].map(Token).into(),
+        segments: [0, 1, 1].into(),
+        pooling: Pooling::Mean,
+    };
+    let mut vectors = Vec::new();
+    encoder
+        .encode(&[input.clone(), input], &mut vectors)
+        .unwrap();
+    assert_eq!(vectors.len(), 2 * 48);
+    assert!(vectors.iter().all(|x| x.is_finite()));
+    assert_eq!(vectors[..48], vectors[48..]);
+}

@@ -1,0 +1,71 @@
+//! Files of sentence-transformers: what they say is taken, what is not supported is refused.
+
+use super::*;
+
+const MODULE_LIST: &[u8] = br#"[
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
+const DENSE: &[u8] = br#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#;
+const MEAN: &[u8] = br#"{"word_embedding_dimension": 384, "pooling_mode_cls_token": false,
+    "pooling_mode_mean_tokens": true, "pooling_mode_max_tokens": false}"#;
+const CLS: &[u8] = br#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
+const MAX: &[u8] = br#"{"pooling_mode_max_tokens": true}"#;
+const BOTH: &[u8] = br#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#;
+
+fn read(files: &[(&'static str, &'static [u8])]) -> Result<EmbeddingInfo, LoadError> {
+    embedding(&ModelFiles::Embedded(Vec::leak(files.to_vec())), 512)
+}
+
+#[test]
+fn modules_say_how_to_pool_and_normalize() {
+    let minilm = read(&[
+        (MODULES, MODULE_LIST),
+        ("1_Pooling/config.json", MEAN),
+        (
+            SENTENCE,
+            br#"{"max_seq_length": 256, "do_lower_case": false}"#,
+        ),
+    ]);
+    let want = EmbeddingInfo {
+        pooling: Pooling::Mean,
+        normalize: true,
+        input_tokens_max: 256,
+    };
+    assert_eq!(minilm.unwrap(), want);
+    let cls = read(&[(MODULES, MODULE_LIST), ("1_Pooling/config.json", CLS)]).unwrap();
+    let want = EmbeddingInfo {
+        pooling: Pooling::Cls,
+        normalize: true,
+        input_tokens_max: 512,
+    };
+    assert_eq!(cls, want);
+}
+
+#[test]
+fn a_plain_folder_pools_by_mean() {
+    let want = EmbeddingInfo {
+        pooling: Pooling::Mean,
+        normalize: false,
+        input_tokens_max: 512,
+    };
+    assert_eq!(read(&[]).unwrap(), want);
+    let long = read(&[(SENTENCE, br#"{"max_seq_length": 100000}"#)]).unwrap();
+    assert_eq!(long.input_tokens_max, 512);
+}
+
+#[test]
+fn other_modules_and_modes_are_refused_by_name() {
+    let pooling = "1_Pooling/config.json";
+    let messages = [
+        read(&[(MODULES, DENSE)]),
+        read(&[(MODULES, b"{}")]),
+        read(&[(MODULES, MODULE_LIST)]),
+        read(&[(MODULES, MODULE_LIST), (pooling, MAX)]),
+        read(&[(MODULES, MODULE_LIST), (pooling, BOTH)]),
+        read(&[(MODULES, MODULE_LIST), (pooling, b"{}")]),
+        read(&[(SENTENCE, br#"{"max_seq_length": 0}"#)]),
+    ]
+    .map(|result| result.unwrap_err().to_string());
+    insta::assert_debug_snapshot!("refusals", messages);
+}
