@@ -1,3 +1,29 @@
 //! The gRPC and HTTP edge: the only crate that knows the wire, text, configuration and the network.
+//!
+//! A request's way: [`listener`](serve::serve) takes the connection, `edge` admits the call and
+//! watches it to its end, `grpc/<method>` checks and tokenizes it and submits it to its model's
+//! engine, `grpc/generation` turns the engine's progress into messages. Nothing here waits for a
+//! device, and the engine never waits for anything here.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
+pub mod app;
+mod call;
+pub mod config;
+mod deadline;
+mod edge;
+mod grpc;
+pub mod health;
+pub mod lifecycle;
+pub mod limits;
+mod listener;
+pub mod load;
+pub mod logs;
+mod method;
+pub mod metrics;
+mod pages;
+pub mod probe;
+pub mod registry;
+pub mod serve;
+pub mod status;
 pub mod text;

@@ -1,0 +1,287 @@
+//! `Embed` and `EmbedStream`: check, tokenize, submit each input by itself, so that inputs of all
+//! calls share batches; cut, scale, answer in order.
+
+use std::sync::Arc;
+
+use engine::executor::{EncodeInput, Pooling};
+use engine::request::Token;
+use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
+use proto::v1;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status, Streaming};
+
+use super::validate;
+use crate::app::App;
+use crate::deadline::Deadline;
+use crate::limits::{EMBED_INPUTS_AT_ONCE, EMBED_INPUTS_MAX, EMBED_REQUESTS_AT_ONCE};
+use crate::registry::Encoder;
+use crate::status::{Fault, empty_input, input_too_large};
+use crate::text::tokenizer::{EncodeOptions, SpecialTokens};
+
+/// Answers one request; with its request id.
+pub(crate) async fn embed(
+    app: &App,
+    metadata: &MetadataMap,
+    deadline: Deadline,
+    request: v1::EmbedRequest,
+) -> Result<(String, v1::EmbedResponse), Fault> {
+    let encoder = app.registry.encoder(&request.model)?;
+    let request_id = validate::request_id(&request.request_id, metadata, || app.ids.request_id())?;
+    let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
+    let work = Work::of(encoder, app.limits.input_bytes_max, deadline, &request)?;
+    let encoded = stream::iter(request.inputs.into_iter().enumerate())
+        .map(|(index, text)| work.encode(index, text))
+        .buffered(EMBED_INPUTS_AT_ONCE)
+        .try_collect::<Vec<(v1::Embedding, u32)>>();
+    let encoded = deadline
+        .limit(Box::pin(encoded))
+        .await
+        .ok_or_else(Fault::deadline)??;
+    let prompt_tokens = encoded.iter().map(|(_, tokens)| tokens).sum();
+    let answer = v1::EmbedResponse {
+        embeddings: encoded
+            .into_iter()
+            .map(|(embedding, _)| embedding)
+            .collect(),
+        usage: Some(v1::Usage {
+            prompt_tokens,
+            ..v1::Usage::default()
+        }),
+        model: encoder.name.clone(),
+    };
+    Ok((request_id, answer))
+}
+
+/// Answers a stream of requests in order, a bounded number of them at once. The first error ends it.
+pub(crate) fn stream(
+    app: Arc<App>,
+    metadata: MetadataMap,
+    deadline: Option<Deadline>,
+    requests: Streaming<v1::EmbedRequest>,
+) -> impl Stream<Item = Result<v1::EmbedResponse, Status>> {
+    let draining = app.lifecycle.draining.clone();
+    let bounded = stream::unfold(requests, move |mut requests| {
+        let draining = draining.clone();
+        async move {
+            let read = tokio::select! {
+                () = draining.cancelled() => Some(Err(Fault::draining().into())),
+                read = requests.next() => read.map(|read| read.map_err(canonical)),
+            };
+            read.map(|read| (read, requests))
+        }
+    });
+    let answers = bounded
+        .map(move |request| {
+            let (app, metadata) = (Arc::clone(&app), metadata.clone());
+            let time = app.limits.request_timeout_max;
+            let deadline = deadline.unwrap_or_else(|| Deadline::after(time));
+            async move {
+                let (_, answer) = Box::pin(embed(&app, &metadata, deadline, request?)).await?;
+                Ok::<_, Status>(answer)
+            }
+        })
+        .buffered(EMBED_REQUESTS_AT_ONCE);
+    until_error(Box::pin(answers), deadline)
+}
+
+/// Ends a stream with its first error, or when its time has passed.
+fn until_error<T: Send + 'static>(
+    answers: impl Stream<Item = Result<T, Status>> + Unpin,
+    deadline: Option<Deadline>,
+) -> impl Stream<Item = Result<T, Status>> {
+    stream::unfold(Some(answers), move |answers| async move {
+        let mut answers = answers?;
+        let answer = match deadline {
+            None => answers.next().await?,
+            Some(deadline) => match deadline.limit(answers.next()).await {
+                Some(answer) => answer?,
+                None => Err(Fault::deadline().into()),
+            },
+        };
+        let go_on = answer.is_ok().then_some(answers);
+        Some((answer, go_on))
+    })
+}
+
+/// The library's code for a message above the limit, rewritten as the edge does for single ones.
+fn canonical(status: Status) -> Status {
+    match status.code() {
+        Code::OutOfRange => Fault::message_too_large(status.message()).into(),
+        _ => status,
+    }
+}
+
+/// What all inputs of a request share.
+struct Work<'a> {
+    encoder: &'a Encoder,
+    deadline: Deadline,
+    prefix: &'a str,
+    pooling: Pooling,
+    dimensions: usize,
+    scale: Scale,
+    fit: Fit,
+}
+
+/// What happens to the length of a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scale {
+    /// It becomes 1.
+    ToOne,
+    /// It stays.
+    Kept,
+}
+
+/// What happens to an input that is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    /// It is cut.
+    Cut,
+    /// It is refused.
+    Refused,
+}
+
+impl<'a> Work<'a> {
+    fn of(
+        encoder: &'a Encoder,
+        input_bytes_max: usize,
+        deadline: Deadline,
+        request: &v1::EmbedRequest,
+    ) -> Result<Self, Fault> {
+        inputs(&request.inputs, input_bytes_max)?;
+        let width = encoder.facts.width;
+        let dimensions = request.dimensions.unwrap_or(width);
+        if !(1..=width).contains(&dimensions) {
+            return Err(
+                validate::out_of_range("dimensions", &format!("1 to {width}"))
+                    .with("dimensions", dimensions)
+                    .with("dimensions_max", width),
+            );
+        }
+        let normalize = request.normalize.unwrap_or(encoder.normalize);
+        Ok(Self {
+            encoder,
+            deadline,
+            prefix: prefix(encoder, &request.prompt_name)?,
+            pooling: validate::pooling(request.pooling, encoder.pooling)?,
+            dimensions: dimensions as usize,
+            scale: if normalize { Scale::ToOne } else { Scale::Kept },
+            fit: if request.truncate {
+                Fit::Cut
+            } else {
+                Fit::Refused
+            },
+        })
+    }
+
+    async fn encode(&self, index: usize, text: String) -> Result<(v1::Embedding, u32), Fault> {
+        let tokens_max = self.encoder.facts.context_tokens_max as usize;
+        let options = EncodeOptions {
+            special_tokens: SpecialTokens::Add,
+            truncate_to: (self.fit == Fit::Cut).then_some(tokens_max),
+        };
+        let text = if self.prefix.is_empty() {
+            text
+        } else {
+            format!("{}{text}", self.prefix)
+        };
+        let field = || format!("inputs[{index}]");
+        let tokens = self.encoder.text.pool.encode(text, options).await;
+        let tokens = tokens.map_err(|error| Fault::from(error).at(field()))?;
+        if tokens.is_empty() {
+            return Err(empty_input(field()));
+        }
+        if tokens.len() > tokens_max {
+            let message = format!(
+                "the input has {} tokens, more than {tokens_max}",
+                tokens.len()
+            );
+            return Err(Fault::invalid(field(), "CONTEXT_LENGTH_EXCEEDED", message)
+                .with("tokens", tokens.len())
+                .with("tokens_max", tokens_max));
+        }
+        let count = tokens.len() as u32;
+        let input = EncodeInput {
+            tokens: tokens.into_iter().map(Token).collect(),
+            segments: Arc::default(),
+            pooling: self.pooling,
+        };
+        let mut values = self
+            .encoder
+            .handle
+            .encode(input, Some(self.deadline.remaining()))
+            .await?;
+        values.truncate(self.dimensions);
+        if self.scale == Scale::ToOne {
+            scale_to_one(&mut values);
+        }
+        Ok((v1::Embedding { values }, count))
+    }
+}
+
+fn inputs(inputs: &[String], bytes_max: usize) -> Result<(), Fault> {
+    if inputs.is_empty() {
+        return Err(empty_input("inputs"));
+    }
+    if inputs.len() > EMBED_INPUTS_MAX {
+        let message = format!("{} inputs are more than {EMBED_INPUTS_MAX}", inputs.len());
+        return Err(Fault::invalid("inputs", "TOO_MANY_INPUTS", message)
+            .with("inputs", inputs.len())
+            .with("inputs_max", EMBED_INPUTS_MAX));
+    }
+    let bytes: usize = inputs.iter().map(String::len).sum();
+    if bytes > bytes_max {
+        return Err(input_too_large("inputs", bytes, bytes_max));
+    }
+    match inputs.iter().position(String::is_empty) {
+        Some(index) => Err(empty_input(format!("inputs[{index}]"))),
+        None => Ok(()),
+    }
+}
+
+/// The text that goes before each input.
+fn prefix<'a>(encoder: &'a Encoder, prompt_name: &str) -> Result<&'a str, Fault> {
+    let name = if prompt_name.is_empty() {
+        encoder.default_prompt.as_deref()
+    } else {
+        Some(prompt_name)
+    };
+    let Some(name) = name else { return Ok("") };
+    encoder
+        .prompts
+        .get(name)
+        .map(String::as_str)
+        .ok_or_else(|| {
+            let known: Vec<&str> = encoder.prompts.keys().map(String::as_str).collect();
+            let message = format!("the model has no such prompt; it has: {}", known.join(", "));
+            Fault::invalid("prompt_name", "UNKNOWN_PROMPT_NAME", message)
+        })
+}
+
+/// Scales a vector to length 1; a vector of zeros stays.
+fn scale_to_one(values: &mut [f32]) {
+    let length = values
+        .iter()
+        .map(|&value| f64::from(value).powi(2))
+        .sum::<f64>()
+        .sqrt();
+    if length > 0.0 {
+        for value in values {
+            *value = (f64::from(*value) / length) as f32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scale_to_one;
+
+    #[test]
+    fn a_vector_is_scaled_to_length_one_and_zeros_stay() {
+        let mut values = [3.0, 4.0];
+        scale_to_one(&mut values);
+        assert_eq!(values, [0.6, 0.8]);
+        let mut zeros = [0.0; 3];
+        scale_to_one(&mut zeros);
+        assert_eq!(zeros, [0.0; 3]);
+    }
+}

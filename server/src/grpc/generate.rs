@@ -1,0 +1,176 @@
+//! `Generate`: check, tokenize, submit, stream.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use engine::handle::{Generate, Tokens};
+use engine::request::Token;
+use proto::v1;
+use proto::v1::generate_request::Input;
+use tonic::metadata::MetadataMap;
+
+use super::generation::{Generation, Logprobs, Opening};
+use super::validate::{self, Checked};
+use crate::app::App;
+use crate::deadline::Deadline;
+use crate::registry::{Decoder, TextTools};
+use crate::status::{Fault, empty_input, input_too_large};
+use crate::text::chat::Message;
+use crate::text::detokenize::Detokenizer;
+use crate::text::stop::StopMatcher;
+use crate::text::stream::TextStream;
+use crate::text::tokenizer::EncodeOptions;
+
+/// Longest role of a message, in characters.
+const ROLE_CHARS_MAX: usize = 64;
+
+/// Begins a generation. What is wrong with a request is said here, before anything is streamed.
+pub(crate) async fn begin(
+    app: &App,
+    metadata: &MetadataMap,
+    deadline: Deadline,
+    mut request: v1::GenerateRequest,
+) -> Result<Generation, Fault> {
+    let decoder = app.registry.decoder(&request.model)?;
+    let checked = validate::generate(&mut request, decoder.facts.vocab_size, &decoder.end_tokens)?;
+    let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
+    let request_id = validate::request_id(&request.request_id, metadata, || app.ids.request_id())?;
+    let prompt = tokenize(decoder, request.input.take()).await?;
+    let output_max = validate::output_max(&checked, prompt.len(), context(decoder))?;
+    let stops = StopMatcher::new(&checked.stop);
+    let stops = stops
+        .map_err(|error| Fault::invalid("stopping.stop", "STOP_TOO_LONG", error.to_string()))?;
+    let opening = Opening {
+        entry: app.running.enter(&request_id),
+        request_id,
+        model: decoder.name.clone(),
+        prompt_tokens: prompt.len() as u32,
+        logprobs: match checked.sampling.logprobs {
+            Some(_) => Logprobs::Reported,
+            None => Logprobs::Omitted,
+        },
+        stops: checked.stop.as_slice().into(),
+        echo: checked
+            .echo
+            .then(|| (decoder.text.pool.decode(&prompt), prompt.clone())),
+    };
+    let work = Work {
+        prompt: prompt.into_iter().map(Token).collect(),
+        output_max,
+        deadline,
+        tenant: request.tenant,
+        cache_salt: request.cache_salt,
+        seed: checked.seed.unwrap_or_else(|| app.ids.seed()),
+    };
+    let mut sequences = Vec::with_capacity(checked.n as usize);
+    for index in 0..checked.n {
+        let tokens = work.submit(decoder, &checked, index).await?;
+        let detokenizer = Detokenizer::new(Arc::clone(decoder.text.pool.tokenizer()));
+        sequences.push((tokens, TextStream::new(detokenizer, stops.clone())));
+    }
+    Ok(Generation::new(opening, sequences))
+}
+
+/// What all sequences of a request share.
+struct Work {
+    prompt: Arc<[Token]>,
+    output_max: NonZeroU32,
+    deadline: Deadline,
+    tenant: String,
+    cache_salt: String,
+    seed: u64,
+}
+
+impl Work {
+    async fn submit(
+        &self,
+        decoder: &Decoder,
+        checked: &Checked,
+        index: u32,
+    ) -> Result<Tokens, Fault> {
+        let mut sampling = checked.sampling.clone();
+        sampling.seed = self.seed.wrapping_add(u64::from(index));
+        let generate = Generate {
+            prompt: Arc::clone(&self.prompt),
+            sampling,
+            output_max: self.output_max,
+            priority: checked.priority,
+            timeout: Some(self.deadline.remaining()),
+            tenant: self.tenant.clone(),
+            cache_salt: self.cache_salt.clone(),
+        };
+        Ok(decoder.handle.generate(generate).await?)
+    }
+}
+
+/// The longest sequence: the model's, or what its KV memory holds if that is less.
+fn context(decoder: &Decoder) -> u32 {
+    let blocks = decoder.handle.stats().blocks_total;
+    let held = blocks.saturating_mul(decoder.facts.kv_block_tokens);
+    // No block is counted before the executor is there; its engine then refuses by itself.
+    if held == 0 {
+        decoder.facts.context_tokens_max
+    } else {
+        held.min(decoder.facts.context_tokens_max)
+    }
+}
+
+async fn tokenize(decoder: &Decoder, input: Option<Input>) -> Result<Vec<u32>, Fault> {
+    let tokens = match input {
+        None => return Err(empty_input("input")),
+        Some(Input::Prompt(text)) => prompt(&decoder.text, text, EncodeOptions::default()).await?,
+        Some(Input::TokenIds(tokens)) => {
+            validate::token_ids("token_ids.ids", &tokens.ids, decoder.facts.vocab_size)?;
+            tokens.ids
+        }
+        Some(Input::Chat(conversation)) => chat(&decoder.text, conversation).await?,
+    };
+    if tokens.is_empty() {
+        return Err(empty_input("input"));
+    }
+    // A tokenizer may know more tokens than the model has logits.
+    validate::token_ids("input", &tokens, decoder.facts.vocab_size)?;
+    Ok(tokens)
+}
+
+/// The tokens of a text.
+pub(crate) async fn prompt(
+    text: &TextTools,
+    prompt: String,
+    options: EncodeOptions,
+) -> Result<Vec<u32>, Fault> {
+    text.pool
+        .encode(prompt, options)
+        .await
+        .map_err(|error| Fault::from(error).at("prompt"))
+}
+
+/// The tokens of a conversation.
+pub(crate) async fn chat(text: &TextTools, chat: v1::Chat) -> Result<Vec<u32>, Fault> {
+    if chat.messages.is_empty() {
+        return Err(empty_input("chat.messages"));
+    }
+    for (index, message) in chat.messages.iter().enumerate() {
+        if message.role.is_empty() {
+            return Err(empty_input(format!("chat.messages[{index}].role")));
+        }
+        if message.role.chars().nth(ROLE_CHARS_MAX).is_some() {
+            let field = format!("chat.messages[{index}].role");
+            let (bytes, bytes_max) = (message.role.len(), ROLE_CHARS_MAX);
+            return Err(input_too_large(field, bytes, bytes_max));
+        }
+    }
+    let Some(template) = &text.chat else {
+        let message = "the model has no chat template; send prompt or token_ids";
+        return Err(Fault::invalid("chat", "CHAT_TEMPLATE", message));
+    };
+    let turn = |message: v1::ChatMessage| Message {
+        role: message.role,
+        content: message.content,
+    };
+    let messages = chat.messages.into_iter().map(turn).collect();
+    text.pool
+        .encode_chat(template, messages)
+        .await
+        .map_err(|error| Fault::from(error).at("chat"))
+}

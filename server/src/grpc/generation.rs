@@ -1,0 +1,289 @@
+//! One generation as it runs: the engine's progress becomes text, tokens and an end for each of
+//! its sequences.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+
+use engine::executor::TokenLogprob;
+use engine::handle::{End, Generated, Progress, Tokens};
+use engine::request::Finish;
+use futures_util::Stream;
+use futures_util::stream::{self, StreamExt as _};
+use proto::v1;
+use proto::v1::generate_response::Event;
+use tokio_stream::StreamMap;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use crate::app::RunningEntry;
+use crate::status::{Fault, fault_of_end};
+use crate::text::stream::{Chunk, TextStream};
+
+/// A running generation of n sequences. Dropping it aborts them.
+pub(crate) struct Generation {
+    pub(crate) request_id: String,
+    pub(crate) model: String,
+    pub(crate) usage: v1::Usage,
+    entry: RunningEntry,
+    sequences: Vec<Sequence>,
+    /// The sequences that still run; removing one aborts it.
+    running: StreamMap<u32, Pin<Box<dyn Stream<Item = Progress> + Send>>>,
+    ready: VecDeque<Event>,
+    started: bool,
+    failed: bool,
+}
+
+/// One sequence's way from tokens to text.
+struct Sequence {
+    index: u32,
+    text: TextStream,
+    stops: std::sync::Arc<[String]>,
+    /// Tokens whose text is not yet sent as a whole.
+    held: VecDeque<Generated>,
+    logprobs: Logprobs,
+    generated_tokens: u32,
+}
+
+/// Whether log probabilities are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logprobs {
+    /// They are.
+    Reported,
+    /// They are not.
+    Omitted,
+}
+
+/// What a generation begins with.
+pub(crate) struct Opening {
+    pub(crate) request_id: String,
+    pub(crate) model: String,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) entry: RunningEntry,
+    pub(crate) logprobs: Logprobs,
+    pub(crate) stops: std::sync::Arc<[String]>,
+    /// The prompt's text and tokens, if they are to come first.
+    pub(crate) echo: Option<(String, Vec<u32>)>,
+}
+
+impl Generation {
+    /// Follows `sequences`, each with its own text stream.
+    pub(crate) fn new(opening: Opening, sequences: Vec<(Tokens, TextStream)>) -> Self {
+        let mut generation = Self {
+            usage: v1::Usage {
+                prompt_tokens: opening.prompt_tokens,
+                ..v1::Usage::default()
+            },
+            request_id: opening.request_id,
+            model: opening.model,
+            entry: opening.entry,
+            sequences: Vec::with_capacity(sequences.len()),
+            running: StreamMap::with_capacity(sequences.len()),
+            ready: VecDeque::new(),
+            started: false,
+            failed: false,
+        };
+        for (index, (tokens, text)) in (0..).zip(sequences) {
+            if let Some((text, token_ids)) = &opening.echo {
+                let (text, token_ids) = (text.clone(), token_ids.clone());
+                let delta = v1::Delta {
+                    index,
+                    text,
+                    token_ids,
+                    logprobs: Vec::new(),
+                };
+                generation.ready.push_back(Event::Delta(delta));
+            }
+            generation.sequences.push(Sequence {
+                index,
+                text,
+                stops: std::sync::Arc::clone(&opening.stops),
+                held: VecDeque::new(),
+                logprobs: opening.logprobs,
+                generated_tokens: 0,
+            });
+            let progress = stream::unfold(tokens, |mut tokens| async move {
+                let progress = tokens.next().await?;
+                Some((progress, tokens))
+            });
+            generation.running.insert(index, Box::pin(progress));
+        }
+        generation
+    }
+
+    /// What happened next; `None` after the last sequence has finished or after an error.
+    pub(crate) async fn next(&mut self) -> Option<Result<Event, Status>> {
+        loop {
+            if self.started
+                && let Some(event) = self.ready.pop_front()
+            {
+                return Some(Ok(event));
+            }
+            if self.failed {
+                return None;
+            }
+            let aborted = self.entry.aborted.clone();
+            tokio::select! {
+                biased;
+                () = aborted.cancelled(), if !self.running.is_empty() => self.abort(),
+                progress = self.running.next() => {
+                    let (index, progress) = progress?;
+                    if let Err(fault) = self.take(index, progress) {
+                        self.failed = true;
+                        self.running.clear();
+                        return Some(Err(fault.into_status(self.trailers())));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what an engine reports of one sequence.
+    fn take(&mut self, index: u32, progress: Progress) -> Result<(), Fault> {
+        if let Some(cached_tokens) = progress.started {
+            self.start(cached_tokens);
+        }
+        let sequence = &mut self.sequences[index as usize];
+        let ends = matches!(progress.end, Some(End::Finish(Finish::Stop)));
+        let mut tokens = progress.tokens;
+        let last = if ends { tokens.pop() } else { None };
+        let stopped = sequence.push(tokens, &mut self.ready);
+        if let Some(stop) = stopped {
+            self.finish(index, v1::FinishReason::StopString, stop, None);
+            return Ok(());
+        }
+        let Some(end) = progress.end else {
+            return Ok(());
+        };
+        if let Some(fault) = fault_of_end(end) {
+            return Err(fault);
+        }
+        let stop_token_id = last.as_ref().map(|last| last.token.0);
+        if let Some(stop) = sequence.flush(last, &mut self.ready) {
+            self.finish(index, v1::FinishReason::StopString, stop, None);
+        } else if ends {
+            self.finish(index, v1::FinishReason::Stop, String::new(), stop_token_id);
+        } else {
+            self.finish(index, v1::FinishReason::Length, String::new(), None);
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, cached_tokens: u32) {
+        if std::mem::replace(&mut self.started, true) {
+            return;
+        }
+        self.usage.cached_tokens = cached_tokens;
+        self.ready.push_front(Event::Started(v1::Started {
+            request_id: self.request_id.clone(),
+            prompt_tokens: self.usage.prompt_tokens,
+            cached_tokens,
+            model: self.model.clone(),
+        }));
+    }
+
+    fn finish(
+        &mut self,
+        index: u32,
+        reason: v1::FinishReason,
+        stop: String,
+        stop_token_id: Option<u32>,
+    ) {
+        self.running.remove(&index);
+        let generated_tokens = self.sequences[index as usize].generated_tokens;
+        self.usage.generated_tokens += generated_tokens;
+        let usage = Some(v1::Usage {
+            generated_tokens,
+            ..self.usage
+        });
+        let reason = reason.into();
+        let finished = v1::Finished {
+            index,
+            reason,
+            stop,
+            usage,
+            stop_token_id,
+        };
+        self.ready.push_back(Event::Finished(finished));
+    }
+
+    /// Somebody asked for the end: what came so far stays, and every sequence finishes.
+    fn abort(&mut self) {
+        self.start(0);
+        let running: Vec<u32> = self.running.keys().copied().collect();
+        for index in running {
+            self.sequences[index as usize].flush(None, &mut self.ready);
+            self.finish(index, v1::FinishReason::Abort, String::new(), None);
+        }
+    }
+
+    /// What was done until an error, for its trailers.
+    fn trailers(&self) -> MetadataMap {
+        let running: u32 = self
+            .sequences
+            .iter()
+            .map(|sequence| sequence.generated_tokens)
+            .sum();
+        let mut trailers = MetadataMap::new();
+        trailers.insert("x-prompt-tokens", self.usage.prompt_tokens.into());
+        trailers.insert("x-generated-tokens", running.into());
+        trailers
+    }
+}
+
+impl Sequence {
+    /// Takes new tokens; answers the stop string if one is complete.
+    fn push(&mut self, tokens: Vec<Generated>, ready: &mut VecDeque<Event>) -> Option<String> {
+        if tokens.is_empty() {
+            return None;
+        }
+        let ids: Vec<u32> = tokens.iter().map(|generated| generated.token.0).collect();
+        self.held.extend(tokens);
+        let chunk = self.text.push(&ids);
+        self.send(chunk, None, ready)
+    }
+
+    /// Sends what was held back. `last` is a token that ended the sequence and has no text.
+    fn flush(&mut self, last: Option<Generated>, ready: &mut VecDeque<Event>) -> Option<String> {
+        let chunk = self.text.finish();
+        self.send(chunk, last, ready)
+    }
+
+    fn send(
+        &mut self,
+        chunk: Chunk,
+        last: Option<Generated>,
+        ready: &mut VecDeque<Event>,
+    ) -> Option<String> {
+        let stopped = chunk.stopped.and_then(|stop| self.stops.get(stop).cloned());
+        let covered = chunk.tokens.len().min(self.held.len());
+        // A stop string ends the text before the token that would have ended it.
+        let last = last.filter(|_| stopped.is_none());
+        let tokens: Vec<Generated> = self.held.drain(..covered).chain(last).collect();
+        if tokens.is_empty() && chunk.text.is_empty() {
+            return stopped;
+        }
+        self.generated_tokens += tokens.len() as u32;
+        ready.push_back(Event::Delta(v1::Delta {
+            index: self.index,
+            text: chunk.text,
+            token_ids: tokens.iter().map(|generated| generated.token.0).collect(),
+            logprobs: match self.logprobs {
+                Logprobs::Reported => tokens.into_iter().map(logprobs).collect(),
+                Logprobs::Omitted => Vec::new(),
+            },
+        }));
+        stopped
+    }
+}
+
+fn logprobs(generated: Generated) -> v1::TokenLogprobs {
+    let top = |top: TokenLogprob| v1::TopLogprob {
+        token_id: top.token.0,
+        logprob: top.logprob,
+    };
+    v1::TokenLogprobs {
+        token_id: generated.token.0,
+        logprob: generated.logprob,
+        top: generated.top.into_iter().map(top).collect(),
+    }
+}

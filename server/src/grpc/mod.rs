@@ -1,0 +1,48 @@
+//! The services: `paternoster.v1`, health and reflection, as one set of routes.
+
+pub(crate) mod complete;
+pub(crate) mod control;
+pub(crate) mod embed;
+pub(crate) mod generate;
+pub(crate) mod generation;
+pub(crate) mod inference;
+pub(crate) mod model;
+pub(crate) mod tokenize;
+pub(crate) mod validate;
+
+use std::sync::Arc;
+
+use proto::v1::FILE_DESCRIPTOR_SET;
+use proto::v1::control_server::ControlServer;
+use proto::v1::inference_server::InferenceServer;
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+use tonic_reflection::server::{Builder, Error};
+
+use crate::app::App;
+use control::Control;
+use inference::Inference;
+
+/// All services of one server.
+pub(crate) fn routes(app: &Arc<App>, health: &HealthReporter) -> Result<Routes, Error> {
+    let message_bytes_max = app.limits.message_bytes_max;
+    let inference = InferenceServer::new(Inference::new(Arc::clone(app)))
+        .max_decoding_message_size(message_bytes_max);
+    let control = ControlServer::new(Control::new(Arc::clone(app)))
+        .max_decoding_message_size(message_bytes_max);
+    let health = HealthServer::new(HealthService::from_health_reporter(health.clone()));
+    Ok(Routes::new(inference)
+        .add_service(control)
+        .add_service(health)
+        .add_service(reflected().build_v1()?)
+        .add_service(reflected().build_v1alpha()?)
+        .prepare())
+}
+
+/// What reflection tells: the contract with its comments, and health.
+fn reflected() -> Builder<'static> {
+    Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}

@@ -1,0 +1,78 @@
+//! Models and their load, as `Control` describes them.
+
+use engine::executor::Pooling;
+use engine::handle::Health;
+use proto::v1;
+
+use crate::registry::Served;
+
+/// What a model is.
+pub(crate) fn describe(model: &Served) -> v1::Model {
+    let facts = model.facts().clone();
+    let mut described = v1::Model {
+        name: model.name().to_owned(),
+        state: state(model).into(),
+        architecture: facts.architecture,
+        dtype: facts.dtype,
+        parameters: facts.parameters,
+        vocab_size: facts.vocab_size,
+        context_tokens_max: facts.context_tokens_max,
+        width: facts.width,
+        has_chat_template: model.text().chat.is_some(),
+        ..v1::Model::default()
+    };
+    match model {
+        Served::Decoder(decoder) => {
+            described.task = v1::Task::Generate.into();
+            described.end_token_ids.clone_from(&decoder.end_tokens);
+            described.kv_blocks = decoder.handle.stats().blocks_total;
+            described.kv_block_tokens = facts.kv_block_tokens;
+            described.kv_bytes_per_token = facts.kv_bytes_per_token;
+        }
+        Served::Encoder(encoder) => {
+            described.task = v1::Task::Embed.into();
+            described.normalize = encoder.normalize;
+            described.pooling = match encoder.pooling {
+                Pooling::Cls => v1::Pooling::Cls,
+                Pooling::Mean => v1::Pooling::Mean,
+                Pooling::LastToken => v1::Pooling::LastToken,
+            }
+            .into();
+        }
+    }
+    described
+}
+
+/// How busy a model is.
+pub(crate) fn load(model: &Served) -> v1::Load {
+    let mut load = v1::Load {
+        model: model.name().to_owned(),
+        state: state(model).into(),
+        ..v1::Load::default()
+    };
+    match model {
+        Served::Decoder(decoder) => {
+            let stats = decoder.handle.stats();
+            load.waiting_requests = stats.waiting;
+            load.running_sequences = stats.running;
+            load.kv_blocks_free = stats.blocks_free;
+            load.kv_blocks_active = stats.blocks_active;
+            load.kv_blocks_cached = stats.blocks_cached;
+            load.kv_blocks_total = stats.blocks_total;
+            load.prefix_queried_tokens = stats.prefix_queried_tokens;
+            load.prefix_hit_tokens = stats.prefix_hit_tokens;
+            load.preemptions = stats.preemptions;
+        }
+        Served::Encoder(encoder) => load.waiting_requests = encoder.handle.waiting(),
+    }
+    load
+}
+
+fn state(model: &Served) -> v1::ModelState {
+    match *model.health().borrow() {
+        Health::Starting => v1::ModelState::Starting,
+        Health::Serving => v1::ModelState::Serving,
+        Health::Draining => v1::ModelState::Draining,
+        Health::Down => v1::ModelState::Down,
+    }
+}

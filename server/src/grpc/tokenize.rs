@@ -1,0 +1,63 @@
+//! `Tokenize` and `Detokenize`: a model's tokenizer alone, without its engine.
+
+use proto::v1;
+use proto::v1::tokenize_request::Input;
+
+use super::{generate, validate};
+use crate::app::App;
+use crate::limits::DETOKENIZE_TOKENS_MAX;
+use crate::registry::Served;
+use crate::status::{Fault, empty_input};
+use crate::text::tokenizer::{EncodeOptions, SpecialTokens};
+
+/// The tokens of a text or a conversation.
+pub(crate) async fn tokenize(
+    app: &App,
+    request: v1::TokenizeRequest,
+) -> Result<v1::TokenizeResponse, Fault> {
+    let model = app.registry.any(&request.model)?;
+    let special_tokens = match request.add_special_tokens {
+        Some(false) => SpecialTokens::Omit,
+        Some(true) | None => SpecialTokens::Add,
+    };
+    let options = EncodeOptions {
+        special_tokens,
+        truncate_to: None,
+    };
+    let ids = match request.input {
+        None => return Err(empty_input("input")),
+        Some(Input::Prompt(text)) => generate::prompt(model.text(), text, options).await?,
+        Some(Input::Chat(chat)) => generate::chat(model.text(), chat).await?,
+    };
+    let tokenizer = model.text().pool.tokenizer();
+    let piece = |id| v1::TokenPiece {
+        id,
+        text: tokenizer.piece(id).unwrap_or_default(),
+    };
+    let tokens = ids.into_iter().map(piece).collect();
+    Ok(v1::TokenizeResponse {
+        tokens,
+        model: model.name().to_owned(),
+    })
+}
+
+/// The text of tokens.
+pub(crate) fn detokenize(
+    app: &App,
+    request: &v1::DetokenizeRequest,
+) -> Result<v1::DetokenizeResponse, Fault> {
+    let model: &Served = app.registry.any(&request.model)?;
+    if request.token_ids.len() > DETOKENIZE_TOKENS_MAX {
+        let message = format!("at most {DETOKENIZE_TOKENS_MAX} tokens");
+        return Err(Fault::invalid("token_ids", "INPUT_TOO_LARGE", message));
+    }
+    validate::token_ids("token_ids", &request.token_ids, model.facts().vocab_size)?;
+    if request.keep_special_tokens {
+        return Err(Fault::not_built("keep_special_tokens"));
+    }
+    let text = model.text().pool.decode(&request.token_ids);
+    Ok(v1::DetokenizeResponse {
+        text,
+        model: model.name().to_owned(),
+    })
+}

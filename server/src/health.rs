@@ -1,0 +1,158 @@
+//! Health follows the engines: a service is SERVING when every engine behind it completes steps.
+
+use futures_util::future::select_all;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use engine::handle::Health;
+use tokio::sync::watch;
+
+use crate::app::App;
+
+/// The services of `paternoster.v1`, whose health is that of the whole server; `""` is the server.
+const SERVICES: [&str; 3] = ["", "paternoster.v1.Inference", "paternoster.v1.Control"];
+/// SERVING while the process is worth keeping: no engine is down for good.
+const LIVENESS: &str = "liveness";
+
+/// What the HTTP probes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// Every engine serves, and nothing drains.
+    pub ready: bool,
+    /// No engine is down.
+    pub alive: bool,
+}
+
+impl Default for Readiness {
+    /// Nothing is loaded, nothing is broken.
+    fn default() -> Self {
+        Self {
+            ready: false,
+            alive: true,
+        }
+    }
+}
+
+/// The reporter before any engine serves. Its `""` is NOT_SERVING, so that no router sends early.
+pub(crate) async fn reporter(app: &App) -> HealthReporter {
+    let reporter = HealthReporter::new();
+    for service in SERVICES {
+        reporter
+            .set_service_status(service, ServingStatus::NotServing)
+            .await;
+    }
+    for model in app.registry.models() {
+        reporter
+            .set_service_status(name_of(model.name()), ServingStatus::NotServing)
+            .await;
+    }
+    reporter
+        .set_service_status(LIVENESS, ServingStatus::Serving)
+        .await;
+    reporter
+}
+
+/// Reports every change of the engines until the server drains. Run as a task of its own.
+pub(crate) async fn follow(app: &App, reporter: &HealthReporter) {
+    let mut engines: Vec<Engine> = app
+        .registry
+        .models()
+        .iter()
+        .map(|model| Engine::new(model.name(), model.health()))
+        .collect();
+    loop {
+        for engine in &mut engines {
+            let serving = status(engine.state() == Health::Serving);
+            reporter.set_service_status(&engine.service, serving).await;
+        }
+        let readiness = Readiness {
+            ready: !engines.is_empty() && engines.iter().all(|e| e.last == Health::Serving),
+            alive: engines.iter().all(|engine| engine.last != Health::Down),
+        };
+        report(reporter, readiness).await;
+        app.readiness.send_replace(readiness);
+        let changes: Vec<_> = engines.iter_mut().map(|e| Box::pin(e.changed())).collect();
+        tokio::select! {
+            () = app.lifecycle.draining.cancelled() => return,
+            () = changed(changes) => {}
+        }
+    }
+}
+
+/// Says NOT_SERVING everywhere but under `liveness`: the first act of a drain.
+pub(crate) async fn stop(app: &App, reporter: &HealthReporter) {
+    report(reporter, Readiness::default()).await;
+    for model in app.registry.models() {
+        reporter
+            .set_service_status(name_of(model.name()), ServingStatus::NotServing)
+            .await;
+    }
+    app.readiness.send_replace(Readiness::default());
+}
+
+async fn report(reporter: &HealthReporter, readiness: Readiness) {
+    for service in SERVICES {
+        reporter
+            .set_service_status(service, status(readiness.ready))
+            .await;
+    }
+    reporter
+        .set_service_status(LIVENESS, status(readiness.alive))
+        .await;
+}
+
+async fn changed<F: Future<Output = ()> + Unpin>(changes: Vec<F>) {
+    if changes.is_empty() {
+        std::future::pending::<()>().await;
+    } else {
+        select_all(changes).await;
+    }
+}
+
+fn status(serving: bool) -> ServingStatus {
+    if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
+}
+
+fn name_of(model: &str) -> String {
+    format!("model/{model}")
+}
+
+/// One engine as it is followed.
+struct Engine {
+    service: String,
+    health: watch::Receiver<Health>,
+    last: Health,
+    gone: bool,
+}
+
+impl Engine {
+    fn new(name: &str, health: watch::Receiver<Health>) -> Self {
+        Self {
+            service: name_of(name),
+            health,
+            last: Health::Starting,
+            gone: false,
+        }
+    }
+
+    /// The latest state; an engine that says nothing any more is down.
+    fn state(&mut self) -> Health {
+        self.last = if self.gone {
+            Health::Down
+        } else {
+            *self.health.borrow_and_update()
+        };
+        self.last
+    }
+
+    async fn changed(&mut self) {
+        if self.gone {
+            std::future::pending::<()>().await;
+        }
+        self.gone = self.health.changed().await.is_err();
+    }
+}

@@ -1,0 +1,68 @@
+//! The bounds of what the edge takes. Everything a client can make grow has one.
+
+use std::time::Duration;
+
+/// Sequences of one request.
+pub const N_MAX: u32 = 16;
+/// Top log probabilities of one token.
+pub const LOGPROBS_MAX: u32 = 20;
+/// Stop strings of one request.
+pub const STOP_STRINGS_MAX: usize = 16;
+/// Characters of one stop string.
+pub const STOP_CHARS_MAX: usize = 256;
+/// Stop tokens of one request.
+pub const STOP_TOKENS_MAX: usize = 64;
+/// Entries of a logit bias.
+pub const LOGIT_BIAS_MAX: usize = 1024;
+/// Inputs of one embedding request.
+pub const EMBED_INPUTS_MAX: usize = 1024;
+/// Inputs of one embedding request that its encoder holds at once; the others wait at the edge, so
+/// that one call does not fill the queue.
+pub const EMBED_INPUTS_AT_ONCE: usize = 128;
+/// Requests of one embedding stream that are worked on at once.
+pub const EMBED_REQUESTS_AT_ONCE: usize = 8;
+/// Tokens of one request to turn into text.
+pub const DETOKENIZE_TOKENS_MAX: usize = 1 << 20;
+/// Characters of a request id, of a tenant and of a cache salt.
+pub const ID_CHARS_MAX: usize = 128;
+/// The highest priority band; the lowest is its negative.
+pub const PRIORITY_MAX: i32 = 100;
+
+/// The bounds that the command line sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of text of one request.
+    pub input_bytes_max: usize,
+    /// Bytes of one message on the wire.
+    pub message_bytes_max: usize,
+    /// Calls of `Inference` that run or wait at once.
+    pub calls_max: usize,
+    /// The longest time a call may take.
+    pub request_timeout_max: Duration,
+    /// The longest time a stream may stay unread; enforced by the engines.
+    pub stream_stall_timeout: Duration,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// The time a new connection has to say what it speaks.
+    pub greeting_timeout: Duration,
+    /// The time a connection may stay without a call.
+    pub connection_idle_timeout: Duration,
+    /// The time running calls have after a drain began.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            input_bytes_max: 1 << 20,
+            message_bytes_max: 4 << 20,
+            calls_max: 1024,
+            request_timeout_max: Duration::from_mins(10),
+            stream_stall_timeout: Duration::from_secs(30),
+            connections_max: 1024,
+            greeting_timeout: Duration::from_secs(5),
+            connection_idle_timeout: Duration::from_mins(10),
+            drain_timeout: Duration::from_mins(1),
+        }
+    }
+}

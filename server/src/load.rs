@@ -1,0 +1,394 @@
+//! The wiring: from a configuration to running engines. The only file here that names `models`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use engine::config::{EncodeConfig, EngineConfig, Identity};
+use engine::encode::EncodeLimits;
+use engine::executor::{Encoder, Executor, ExecutorError};
+use engine::handle::{Completion, Factory};
+use models::files::{FileError, ModelFiles};
+use models::load::{EmbeddingInfo, LoadError, LoadOptions, Loaded, ModelInfo};
+use serde::Deserialize;
+
+use crate::config::{Config, Dtype, Files, LoadFormat, ModelSource};
+use crate::registry::{self, DuplicateName, Facts, Registry, Served, TextTools};
+use crate::text::chat::{ChatTemplate, TemplateError};
+use crate::text::tokenizer::{PoolLimits, TokenizerLoadError, TokenizerPool};
+
+/// Tokens of one KV block; see `docs/adr`.
+const BLOCK_TOKENS: u32 = 16;
+/// How often one sequence may be preempted before it ends with ABORTED.
+const PREEMPTIONS_MAX: u32 = 64;
+/// Texts that may wait for the tokenizer.
+const TOKENIZE_WAITING_MAX: usize = 4096;
+/// Inputs of one batch of an encoder, and inputs that wait for it.
+const ENCODE_INPUTS_MAX: u32 = 512;
+const ENCODE_WAITING_MAX: u32 = 16_384;
+
+/// Why a model cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("{model}: {cause}")]
+pub struct StartError {
+    /// The model's name.
+    pub model: String,
+    /// What is wrong.
+    pub cause: Cause,
+}
+
+/// What is wrong with a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// Its network or its weights.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A text file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Its tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerLoadError),
+    /// Its chat template.
+    #[error("chat template: {0}")]
+    Template(#[from] TemplateError),
+    /// Its sentence-transformers configuration.
+    #[error("config_sentence_transformers.json: {0}")]
+    Prompts(serde_json::Error),
+    /// The demo models are not in this binary.
+    #[error("the demo models are not part of this binary; give --model-id")]
+    NoDemo,
+    /// Its name.
+    #[error(transparent)]
+    Name(#[from] DuplicateName),
+}
+
+/// The exit codes of `sysexits.h` that mean what happened here.
+const EXIT_DATA: u8 = 65;
+const EXIT_SOFTWARE: u8 = 70;
+const EXIT_MEMORY: u8 = 71;
+const EXIT_IO: u8 = 74;
+const EXIT_CONFIG: u8 = 78;
+
+impl Cause {
+    /// The exit code of a process that could not start because of this.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Load(LoadError::Tensor { .. }) | Self::Tokenizer(_) => EXIT_DATA,
+            Self::Load(LoadError::Memory(_)) => EXIT_MEMORY,
+            Self::Load(LoadError::File(file)) | Self::File(file) => match file {
+                FileError::Unreadable(_, error) if error.kind() != io::ErrorKind::NotFound => {
+                    EXIT_IO
+                }
+                _ => EXIT_CONFIG,
+            },
+            _ => EXIT_CONFIG,
+        }
+    }
+}
+
+/// Engines that load their models.
+#[derive(Debug)]
+pub struct Started {
+    /// The models, by name.
+    pub registry: Registry,
+    /// The end of each engine.
+    pub engines: Vec<StartedEngine>,
+}
+
+/// One engine, to be waited for.
+#[derive(Debug)]
+pub struct StartedEngine {
+    name: String,
+    completion: Completion,
+    failure: Arc<OnceLock<LoadError>>,
+}
+
+/// An engine that ended in failure.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineFailure {
+    /// What to tell the user.
+    pub message: String,
+    /// The exit code.
+    pub exit_code: u8,
+}
+
+impl StartedEngine {
+    /// Returns when the engine has ended: after a drain, or because it failed for good.
+    pub async fn wait(self) -> Result<(), EngineFailure> {
+        let Err(down) = self.completion.wait().await else {
+            return Ok(());
+        };
+        Err(
+            match Arc::into_inner(self.failure).and_then(OnceLock::into_inner) {
+                Some(error) => {
+                    let cause = Cause::Load(error);
+                    EngineFailure {
+                        message: format!("{}: {cause}", self.name),
+                        exit_code: cause.exit_code(),
+                    }
+                }
+                None => EngineFailure {
+                    message: down.to_string(),
+                    exit_code: EXIT_SOFTWARE,
+                },
+            },
+        )
+    }
+}
+
+/// Reads every model's configuration and starts its engine, which loads the weights by itself.
+pub fn start(config: &Config) -> Result<Started, StartError> {
+    let mut served = Vec::new();
+    let mut engines = Vec::new();
+    for source in &config.models {
+        let (model, engine) = start_model(config, source).map_err(|cause| StartError {
+            model: source.name.clone(),
+            cause,
+        })?;
+        served.push(model);
+        engines.push(engine);
+    }
+    let registry = Registry::new(served).map_err(|error| StartError {
+        model: error.0.clone(),
+        cause: Cause::Name(error),
+    })?;
+    Ok(Started { registry, engines })
+}
+
+fn start_model(config: &Config, source: &ModelSource) -> Result<(Served, StartedEngine), Cause> {
+    let files = files(&source.files)?;
+    let options = options(config);
+    let info = models::load::info(&files, &options)?;
+    let text = text_tools(config, &files)?;
+    let failure = Arc::new(OnceLock::new());
+    let loader = Loader {
+        files: files.clone(),
+        options,
+        failure: Arc::clone(&failure),
+    };
+    let name = source.name.clone();
+    let served = Named {
+        name: &name,
+        info: &info,
+        text,
+    };
+    let (model, completion) = match info.embedding {
+        None => start_decoder(config, served, loader),
+        Some(embedding) => start_encoder(config, served, embedding, loader)?,
+    };
+    Ok((
+        model,
+        StartedEngine {
+            name,
+            completion,
+            failure,
+        },
+    ))
+}
+
+/// What is known of a model before its weights are loaded.
+struct Named<'a> {
+    name: &'a str,
+    info: &'a ModelInfo,
+    text: TextTools,
+}
+
+fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, Completion) {
+    let Named { name, info, text } = model;
+    let limits = engine::limits::Limits {
+        step_tokens_max: config
+            .batching
+            .step_tokens_max
+            .max(config.batching.running_max),
+        running_max: config.batching.running_max,
+        waiting_max: config.batching.waiting_max,
+        sequence_tokens_max: info.context_max,
+        preemptions_max: PREEMPTIONS_MAX,
+        depth_max: 1,
+    };
+    let mut engine = EngineConfig::new(name, limits);
+    engine.identity = Identity {
+        model: name.to_owned(),
+        revision: String::new(),
+        numerics: dtype_name(info.dtype).to_owned(),
+    };
+    engine.stall_timeout = config.limits.stream_stall_timeout;
+    let (handle, completion) = engine::start(loader.decoder(), engine);
+    let decoder = registry::Decoder {
+        name: name.to_owned(),
+        facts: facts(info),
+        handle,
+        text,
+        end_tokens: info.end_tokens.clone(),
+    };
+    (Served::Decoder(Arc::new(decoder)), completion)
+}
+
+fn start_encoder(
+    config: &Config,
+    model: Named<'_>,
+    embedding: EmbeddingInfo,
+    loader: Loader,
+) -> Result<(Served, Completion), Cause> {
+    let Named { name, info, text } = model;
+    let limits = EncodeLimits {
+        batch_tokens_max: config
+            .batching
+            .encode_tokens_max
+            .max(embedding.input_tokens_max),
+        batch_inputs_max: ENCODE_INPUTS_MAX,
+        waiting_max: ENCODE_WAITING_MAX,
+        input_tokens_max: embedding.input_tokens_max,
+    };
+    let prompts = Prompts::read(&loader.files)?;
+    let (handle, completion) =
+        engine::start_encoder(loader.encoder(), EncodeConfig::new(name, limits));
+    let encoder = registry::Encoder {
+        name: name.to_owned(),
+        facts: Facts {
+            context_tokens_max: embedding.input_tokens_max,
+            ..facts(info)
+        },
+        handle,
+        text,
+        pooling: embedding.pooling,
+        normalize: embedding.normalize,
+        prompts: prompts.prompts,
+        default_prompt: prompts.default_prompt_name,
+    };
+    Ok((Served::Encoder(Arc::new(encoder)), completion))
+}
+
+/// Loads a model on its engine's thread, at the start and after every failure.
+struct Loader {
+    files: ModelFiles,
+    options: LoadOptions,
+    /// The first failure, with its kind; the engine itself keeps only its text.
+    failure: Arc<OnceLock<LoadError>>,
+}
+
+impl Loader {
+    fn load(&self) -> Result<Loaded, ExecutorError> {
+        models::load::load(&self.files, &self.options)
+            .map(|(loaded, _)| loaded)
+            .map_err(|error| {
+                let failed = match &error {
+                    LoadError::Memory(message) => ExecutorError::OutOfMemory(message.clone()),
+                    other => ExecutorError::Failed(other.to_string()),
+                };
+                // Only the first one tells why the process could not start.
+                drop(self.failure.set(error));
+                failed
+            })
+    }
+
+    fn decoder(self) -> Factory<dyn Executor> {
+        Box::new(move || match self.load()? {
+            Loaded::Decoder(executor) => Ok(executor),
+            Loaded::Encoder(_) => Err(changed()),
+        })
+    }
+
+    fn encoder(self) -> Factory<dyn Encoder> {
+        Box::new(move || match self.load()? {
+            Loaded::Encoder(encoder) => Ok(encoder),
+            Loaded::Decoder(_) => Err(changed()),
+        })
+    }
+}
+
+fn changed() -> ExecutorError {
+    ExecutorError::Failed("the model's configuration changed while the server ran".to_owned())
+}
+
+fn files(files: &Files) -> Result<ModelFiles, Cause> {
+    match files {
+        Files::Folder(folder) => Ok(ModelFiles::Folder(folder.clone())),
+        Files::DemoDecoder | Files::DemoEncoder => Err(Cause::NoDemo),
+    }
+}
+
+fn options(config: &Config) -> LoadOptions {
+    LoadOptions {
+        dtype: config.dtype.map(|dtype| match dtype {
+            Dtype::F32 => models::load::Dtype::F32,
+            Dtype::F16 => models::load::Dtype::F16,
+            Dtype::Bf16 => models::load::Dtype::Bf16,
+        }),
+        format: match config.load_format {
+            LoadFormat::Safetensors => models::load::LoadFormat::Safetensors,
+            LoadFormat::Dummy => models::load::LoadFormat::Dummy,
+        },
+        kv_cache_bytes: config.batching.kv_cache_bytes,
+        block_tokens: BLOCK_TOKENS,
+        context_max: config.batching.context_max,
+        running_max: config.batching.running_max,
+        step_tokens_max: config
+            .batching
+            .step_tokens_max
+            .max(config.batching.running_max),
+        threads: config.batching.threads,
+    }
+}
+
+fn facts(info: &ModelInfo) -> Facts {
+    Facts {
+        architecture: info.architecture.clone(),
+        dtype: dtype_name(info.dtype).to_owned(),
+        parameters: info.parameters,
+        vocab_size: info.vocab,
+        context_tokens_max: info.context_max,
+        width: info.hidden,
+        kv_bytes_per_token: info.kv_bytes_per_token,
+        kv_block_tokens: BLOCK_TOKENS,
+    }
+}
+
+fn dtype_name(dtype: models::load::Dtype) -> &'static str {
+    match dtype {
+        models::load::Dtype::F32 => "f32",
+        models::load::Dtype::F16 => "f16",
+        models::load::Dtype::Bf16 => "bf16",
+    }
+}
+
+fn text_tools(config: &Config, files: &ModelFiles) -> Result<TextTools, Cause> {
+    let limits = PoolLimits {
+        concurrent_max: config.batching.tokenization_workers,
+        waiting_max: TOKENIZE_WAITING_MAX,
+        text_bytes_max: config.limits.input_bytes_max,
+    };
+    let pool = TokenizerPool::from_json(&files.read("tokenizer.json")?, limits)?;
+    let tokenizer_config = files.read_optional("tokenizer_config.json")?;
+    let jinja = files.read_optional("chat_template.jinja")?;
+    let chat = ChatTemplate::from_config(
+        tokenizer_config.as_deref().unwrap_or(b"{}"),
+        jinja.as_deref(),
+    )?;
+    let files = files.clone();
+    Ok(TextTools {
+        pool,
+        chat,
+        files: Arc::new(move |name| files.read_optional(name).ok().flatten()),
+    })
+}
+
+/// What sentence-transformers files say about texts to put before inputs.
+#[derive(Debug, Default, Deserialize)]
+struct Prompts {
+    #[serde(default)]
+    prompts: BTreeMap<String, String>,
+    #[serde(default)]
+    default_prompt_name: Option<String>,
+}
+
+impl Prompts {
+    fn read(files: &ModelFiles) -> Result<Self, Cause> {
+        match files.read_optional("config_sentence_transformers.json")? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(Cause::Prompts),
+            None => Ok(Self::default()),
+        }
+    }
+}

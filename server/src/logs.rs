@@ -1,0 +1,111 @@
+//! Logs, and the few lines a person wants to see when the server comes up.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+use crate::registry::{Registry, Served};
+
+/// Logs to standard error from here on. A second call changes nothing.
+pub fn install(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // Failing means that a subscriber was installed before, which then stays.
+    let _installed = match format {
+        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+        LogFormat::Text => logs
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .try_init(),
+    };
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let backtrace = std::backtrace::Backtrace::capture();
+        // The message may hold what a user sent; its place is enough to find it.
+        tracing::error!(place, %backtrace, "panic");
+    }));
+}
+
+/// Says that a server listens and is about to load its models.
+pub fn loading(address: SocketAddr, models: usize) {
+    tracing::info!(%address, models, "listening; loading models");
+}
+
+/// Says what is served, once everything is.
+pub fn ready(format: LogFormat, address: SocketAddr, registry: &Registry, ready_ms: u64) {
+    match format {
+        LogFormat::Json => {
+            for model in registry.models() {
+                tracing::info!(model = model.name(), about = line(model), "serving");
+            }
+            tracing::info!(%address, ready_ms, "ready");
+        }
+        LogFormat::Text => tracing::info!("{}", banner(address, registry, ready_ms)),
+    }
+}
+
+fn banner(address: SocketAddr, registry: &Registry, ready_ms: u64) -> String {
+    let mut banner = format!("paternoster {}\n", env!("CARGO_PKG_VERSION"));
+    let width = registry
+        .models()
+        .iter()
+        .map(|model| model.name().len())
+        .max()
+        .unwrap_or(0);
+    for model in registry.models() {
+        // Writing to a string cannot fail.
+        let _ok = writeln!(banner, "  {:width$}  {}", model.name(), line(model));
+    }
+    let _ok = write!(
+        banner,
+        "  gRPC and /metrics /health /ready on {address}, ready in {ready_ms} ms"
+    );
+    banner
+}
+
+fn line(model: &Served) -> String {
+    let facts = model.facts();
+    let size = count(facts.parameters);
+    let common = format!("{}, {size} parameters, {}", facts.architecture, facts.dtype);
+    match model {
+        Served::Decoder(decoder) => {
+            let blocks = decoder.handle.stats().blocks_total;
+            let (context, tokens) = (facts.context_tokens_max, facts.kv_block_tokens);
+            format!("{common}, context {context}, {blocks} KV blocks of {tokens}")
+        }
+        Served::Encoder(_) => {
+            let (context, width) = (facts.context_tokens_max, facts.width);
+            format!("{common}, inputs of {context} tokens, vectors of {width}")
+        }
+    }
+}
+
+/// A number with its magnitude: 134.5 M.
+fn count(number: u64) -> String {
+    let number = number as f64;
+    match number {
+        n if n >= 1e9 => format!("{:.1} B", n / 1e9),
+        n if n >= 1e6 => format!("{:.1} M", n / 1e6),
+        n => format!("{:.0} k", n / 1e3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn numbers_have_their_magnitude() {
+        assert_eq!(count(134_515_008), "134.5 M");
+        assert_eq!(count(7_600_000_000), "7.6 B");
+        assert_eq!(count(90_112), "90 k");
+    }
+}

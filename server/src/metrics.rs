@@ -1,0 +1,115 @@
+//! The Prometheus recorder and the series of the edge. Labels come from closed sets only.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use engine::metrics::{HISTOGRAMS, Kind, Metric};
+use metrics::{counter, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Calls by method and code.
+pub(crate) const REQUESTS: &str = "paternoster_requests_total";
+/// Calls that run.
+pub(crate) const CALLS: &str = "paternoster_calls_in_flight";
+/// Connections by state.
+pub(crate) const CONNECTIONS: &str = "paternoster_connections";
+/// Connections refused or closed by the edge, by reason.
+pub(crate) const CONNECTIONS_CLOSED: &str = "paternoster_connections_closed_total";
+/// Panics caught.
+pub(crate) const PANICS: &str = "paternoster_panics_total";
+/// Always 1.
+const BUILD_INFO: &str = "paternoster_build_info";
+/// Always 1, one for each model.
+const MODEL_INFO: &str = "paternoster_model_info";
+
+/// Every metric of this crate; those of the engines stand in `engine::metrics::METRICS`.
+pub const METRICS: &[Metric] = &[
+    Metric {
+        name: REQUESTS,
+        kind: Kind::Counter,
+        labels: &["method", "code"],
+        help: "Calls that ended, by method and status code; a method that does not exist is other.",
+    },
+    Metric {
+        name: CALLS,
+        kind: Kind::Gauge,
+        labels: &["method"],
+        help: "Calls that run now.",
+    },
+    Metric {
+        name: CONNECTIONS,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Connections that are open.",
+    },
+    Metric {
+        name: CONNECTIONS_CLOSED,
+        kind: Kind::Counter,
+        labels: &["reason"],
+        help: "Connections that the server closed: over_limit, silent, idle.",
+    },
+    Metric {
+        name: PANICS,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Panics caught; each cost its own call only.",
+    },
+    Metric {
+        name: BUILD_INFO,
+        kind: Kind::Gauge,
+        labels: &["version"],
+        help: "The version of the server; always 1.",
+    },
+    Metric {
+        name: MODEL_INFO,
+        kind: Kind::Gauge,
+        labels: &["model", "architecture", "dtype"],
+        help: "A model served; always 1.",
+    },
+];
+
+/// Between two rounds that move samples into their histograms.
+pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Installs the recorder of this process; later calls give the same one. `None` if another recorder
+/// was installed before. Engines make their handles at their start, so call it before.
+pub fn install() -> Option<PrometheusHandle> {
+    static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    RECORDER
+        .get_or_init(|| {
+            let mut builder = PrometheusBuilder::new();
+            for (name, buckets) in HISTOGRAMS {
+                let matcher = Matcher::Full((*name).to_owned());
+                builder = builder.set_buckets_for_metric(matcher, buckets).ok()?;
+            }
+            let handle = builder.install_recorder().ok()?;
+            engine::metrics::describe();
+            describe();
+            Some(handle)
+        })
+        .clone()
+}
+
+fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.help),
+        }
+    }
+    counter!(PANICS).absolute(0);
+    gauge!(CONNECTIONS).set(0.0);
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Says that a model is served.
+pub(crate) fn model(name: &str, facts: &crate::registry::Facts) {
+    gauge!(
+        MODEL_INFO,
+        "model" => name.to_owned(),
+        "architecture" => facts.architecture.clone(),
+        "dtype" => facts.dtype.clone(),
+    )
+    .set(1.0);
+}

@@ -1,0 +1,319 @@
+//! The one table from what can go wrong to gRPC codes, reasons, details and retry hints.
+//!
+//! The reasons stand in the comments of `paternoster/v1/common.proto`; a test keeps the two equal.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use engine::handle::{EncodeError, End, Refusal};
+use engine::request::{Finish, Reject};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::text::chat::{ChatError, TemplateError};
+use crate::text::tokenizer::TokenizeError;
+
+/// The domain of every reason.
+pub const DOMAIN: &str = "paternoster.v1";
+
+/// Bytes of a status message; what users sent may stand in it, so it is cut.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// When a client that met a full queue should come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A failed call, before it is put on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    code: Code,
+    reason: &'static str,
+    message: String,
+    field: Option<Cow<'static, str>>,
+    numbers: Vec<(&'static str, u64)>,
+    retry: Option<Duration>,
+}
+
+impl Fault {
+    /// A failure with a code and a reason.
+    pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        }
+        Self {
+            code,
+            reason,
+            message,
+            field: None,
+            numbers: Vec::new(),
+            retry: None,
+        }
+    }
+
+    /// A request that is wrong whatever the state: which field, and why.
+    pub fn invalid(
+        field: impl Into<Cow<'static, str>>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::new(Code::InvalidArgument, reason, message).at(field)
+    }
+
+    /// A field that nothing is built for yet.
+    pub fn not_built(field: &'static str) -> Self {
+        Self::new(
+            Code::Unimplemented,
+            "NOT_IMPLEMENTED",
+            format!("{field} is not built yet"),
+        )
+        .at(field)
+    }
+
+    /// A method that nothing is built for yet.
+    pub fn method_not_built(method: &str) -> Self {
+        Self::new(
+            Code::Unimplemented,
+            "NOT_IMPLEMENTED",
+            format!("{method} is not built yet"),
+        )
+    }
+
+    /// The server drains.
+    pub fn draining() -> Self {
+        Self::new(
+            Code::Unavailable,
+            "DRAINING",
+            "the server is draining; another one may answer",
+        )
+    }
+
+    /// The deadline passed.
+    pub fn deadline() -> Self {
+        Self::new(
+            Code::DeadlineExceeded,
+            "DEADLINE_EXCEEDED",
+            "the deadline has passed",
+        )
+    }
+
+    /// Too much waits already.
+    pub fn queue_full(message: impl Into<String>) -> Self {
+        let mut fault = Self::new(Code::ResourceExhausted, "QUEUE_FULL", message);
+        fault.retry = Some(RETRY_AFTER);
+        fault
+    }
+
+    /// A message on the wire is larger than the server takes.
+    pub fn message_too_large(message: impl Into<String>) -> Self {
+        Self::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
+    }
+
+    /// The code of this server broke off.
+    pub fn panic() -> Self {
+        Self::new(Code::Internal, "PANIC", "internal error")
+    }
+
+    /// Names the field at fault by its path in the request.
+    #[must_use]
+    pub fn at(mut self, field: impl Into<Cow<'static, str>>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Adds a number as metadata: a limit, or what was found instead.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl TryInto<u64>) -> Self {
+        self.numbers
+            .push((name, value.try_into().unwrap_or(u64::MAX)));
+        self
+    }
+
+    /// The status with extra trailers.
+    pub fn into_status(self, mut trailers: MetadataMap) -> Status {
+        let numbers: HashMap<String, String> = self
+            .numbers
+            .iter()
+            .map(|(name, n)| ((*name).to_owned(), n.to_string()))
+            .collect();
+        let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, numbers);
+        if let Some(field) = self.field {
+            details.add_bad_request_violation(field, self.message.clone());
+        }
+        if let Some(delay) = self.retry {
+            details.set_retry_info(Some(delay));
+            trailers.insert("grpc-retry-pushback-ms", (delay.as_millis() as u64).into());
+        }
+        Status::with_error_details_and_metadata(self.code, self.message, details, trailers)
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        fault.into_status(MetadataMap::new())
+    }
+}
+
+// === the table ===
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Reject(reject) => reject.into(),
+            Refusal::Draining => Self::draining(),
+            Refusal::Unavailable => engine_down(),
+        }
+    }
+}
+
+impl From<Reject> for Fault {
+    fn from(reject: Reject) -> Self {
+        match reject {
+            Reject::QueueFull { waiting } => {
+                Self::queue_full(format!("{waiting} requests wait already"))
+                    .with("waiting", waiting)
+            }
+            Reject::TooLong { tokens, tokens_max } => Self::invalid(
+                "input",
+                "CONTEXT_LENGTH_EXCEEDED",
+                format!("prompt and output are {tokens} tokens, more than {tokens_max}"),
+            )
+            .with("tokens", tokens)
+            .with("tokens_max", tokens_max),
+            Reject::ExceedsPool { blocks, blocks_max } => Self::invalid(
+                "stopping.max_tokens",
+                "EXCEEDS_KV_CAPACITY",
+                format!("prompt and output need {blocks} KV blocks; there are {blocks_max}"),
+            )
+            .with("blocks", blocks)
+            .with("blocks_max", blocks_max),
+            Reject::EmptyPrompt => empty_input("input"),
+            Reject::Expired => Self::deadline(),
+        }
+    }
+}
+
+/// Why a stream broke off; `None` where it came to an ordinary end.
+pub fn fault_of_end(end: End) -> Option<Fault> {
+    Some(match end {
+        End::Finish(Finish::Stop | Finish::Length) => return None,
+        // Requests aborted by their own caller are gone; what remains was aborted by a drain.
+        End::Finish(Finish::Abort) => Fault::draining(),
+        End::Finish(Finish::Deadline) => Fault::deadline(),
+        End::Finish(Finish::Preempted) => Fault::new(
+            Code::Aborted,
+            "PREEMPTED_TOO_OFTEN",
+            "the request gave way to others too often",
+        ),
+        End::Finish(Finish::Fault) => Fault::new(
+            Code::Internal,
+            "NUMERICAL_ERROR",
+            "the model computed values that are not finite",
+        ),
+        End::Stalled => Fault::new(
+            Code::ResourceExhausted,
+            "CONSUMER_TOO_SLOW",
+            "the stream was not read for too long",
+        ),
+        End::EngineDown => engine_down(),
+    })
+}
+
+impl From<EncodeError> for Fault {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::Refused(refusal) => refusal.into(),
+            EncodeError::Deadline => Self::deadline(),
+            EncodeError::Failed => Self::new(
+                Code::Internal,
+                "ENCODER_FAILED",
+                "the encoder failed on this input",
+            ),
+        }
+    }
+}
+
+impl From<TokenizeError> for Fault {
+    fn from(error: TokenizeError) -> Self {
+        let message = error.to_string();
+        match error {
+            TokenizeError::Busy => Self::queue_full(message),
+            TokenizeError::TooLarge { bytes, bytes_max } => {
+                input_too_large("input", bytes, bytes_max)
+            }
+            TokenizeError::Failed(_) => Self::invalid("input", "TOKENIZE_FAILED", message),
+        }
+    }
+}
+
+impl From<ChatError> for Fault {
+    fn from(error: ChatError) -> Self {
+        match error {
+            ChatError::Tokenize(error) => error.into(),
+            ChatError::Template(error) => error.into(),
+        }
+    }
+}
+
+impl From<TemplateError> for Fault {
+    fn from(error: TemplateError) -> Self {
+        let limit = matches!(error, TemplateError::Limit(_));
+        let reason = if limit {
+            "TEMPLATE_LIMIT"
+        } else {
+            "CHAT_TEMPLATE"
+        };
+        Self::invalid("chat", reason, error.to_string())
+    }
+}
+
+/// An input that gives no token.
+pub fn empty_input(field: impl Into<Cow<'static, str>>) -> Fault {
+    let field = field.into();
+    let message = format!("{field} is empty");
+    Fault::invalid(field, "EMPTY_INPUT", message)
+}
+
+/// An input of more bytes than are looked at.
+pub fn input_too_large(
+    field: impl Into<Cow<'static, str>>,
+    bytes: usize,
+    bytes_max: usize,
+) -> Fault {
+    let message = format!("the input has {bytes} bytes, more than {bytes_max}");
+    Fault::invalid(field, "INPUT_TOO_LARGE", message)
+        .with("bytes", bytes)
+        .with("bytes_max", bytes_max)
+}
+
+fn engine_down() -> Fault {
+    Fault::new(
+        Code::Unavailable,
+        "ENGINE_DOWN",
+        "the model's engine is down or restarting",
+    )
+}
+
+/// The word for a code in metrics and logs.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
