@@ -13,3 +13,4 @@ mod decoders;
 mod drive;
 mod encoders;
 mod reference;
+mod scheduled;
