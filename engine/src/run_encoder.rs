@@ -324,15 +324,18 @@ impl<'a> Life<'a> {
             let tokens = job.input.tokens.len() as u32;
             self.batcher.submit(id, tokens, job.deadline, now)
         };
-        match result {
-            Ok(()) => drop(jobs.of.insert(id, job)),
-            Err(reject) => {
-                let refusal = Refusal::Reject(reject);
-                self.engine.frame.metrics.refused(&refusal);
-                // The caller may be gone.
-                drop(job.answer.send(Err(refusal.into())));
-            }
-        }
+        let Err(reject) = result else {
+            jobs.of.insert(id, job);
+            return;
+        };
+        let refusal = Refusal::Reject(reject);
+        self.engine.frame.metrics.refused(&refusal);
+        let error = match reject {
+            Reject::Expired => EncodeError::Deadline,
+            _ => refusal.into(),
+        };
+        // The caller may be gone.
+        drop(job.answer.send(Err(error)));
     }
 
     /// Takes the next batch's inputs, and answers those whose deadline has passed.

@@ -159,12 +159,15 @@ impl FakeDevice {
         script.held_from = Some(script.steps + 1);
     }
 
-    /// Lets the next `steps` held steps end.
-    pub fn allow(&self, steps: u64) {
+    /// Lets the next `steps` held steps end; returns the number of the one that is held then.
+    pub fn allow(&self, steps: u64) -> u64 {
         let mut script = self.script();
-        script.held_from = script.held_from.map(|from| from + steps);
+        assert!(script.held_from.is_some(), "nothing is held");
+        let held = script.held_from.unwrap_or_default() + steps;
+        script.held_from = Some(held);
         drop(script);
         self.shared.signal.notify_all();
+        held
     }
 
     /// Lets all steps run again.

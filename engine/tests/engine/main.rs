@@ -1,0 +1,13 @@
+//! The engine against a fake device: what callers see, whatever goes wrong below.
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+mod bench;
+mod encode;
+mod ends;
+mod metrics;
+mod restarts;
+mod streams;

@@ -1,0 +1,227 @@
+//! Executors that fail, and what readers hear of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::fake::{Fault, ManualClock};
+use engine::handle::{End, Generate, Health, Refusal, Tokens};
+use engine::request::{Finish, Token};
+use engine::sampling::Sampling;
+use engine::start;
+
+use crate::bench::{
+    Bench, Heard, LIMITS, STEP_TIMEOUT, config, device, prompt, reach, read, request, soon,
+};
+
+/// The sampling of every second request, so that replay is seen to keep the draws.
+fn drawn(number: u32) -> Sampling {
+    Sampling {
+        temperature: (number % 2 == 1).then_some(1.0),
+        seed: u64::from(number),
+        ..Sampling::default()
+    }
+}
+
+/// The last of ten has a prompt of several steps.
+fn text(number: u32) -> Vec<Token> {
+    prompt(number, if number == 9 { 150 } else { 10 + number })
+}
+
+/// Ten requests in flight, and a device that holds its steps.
+async fn ten(bench: &Bench) -> Vec<Tokens> {
+    let requests = (0..10).map(|number| Generate {
+        sampling: drawn(number),
+        ..request(&text(number), 20)
+    });
+    bench.generate_held(requests).await
+}
+
+/// Ten requests over a device that fails some steps from now hear every token once.
+async fn survive(steps: u64, fault: Fault) {
+    let bench = Bench::patient().await;
+    let mut streams = ten(&bench).await;
+    let step = bench.device.allow(0) + steps;
+    bench.device.fail_at(step, fault);
+    bench.device.release();
+    if fault == Fault::Hang {
+        bench.launched(step).await;
+        bench.clock.advance(STEP_TIMEOUT);
+    }
+    for (number, tokens) in (0..).zip(&mut streams) {
+        let expected = bench
+            .device
+            .expected_sampled(&drawn(number), &text(number), 20);
+        let heard = Heard {
+            starts: 1,
+            tokens: expected,
+            end: Some(End::Finish(Finish::Length)),
+        };
+        let case = format!("request {number}, {fault:?} after {steps} steps");
+        assert_eq!(read(tokens).await, heard, "{case}");
+    }
+    assert!(*bench.device.launched().borrow() > step, "nothing failed");
+    bench.quiet().await;
+    bench.device.release_hung();
+    bench.handle.drain();
+    soon(bench.completion.wait()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_error_loses_and_repeats_no_token() {
+    // The last prompt takes three steps.
+    for steps in [1, 2, 7] {
+        survive(steps, Fault::Error).await;
+    }
+    survive(3, Fault::OutOfMemory).await;
+}
+
+#[tokio::test]
+async fn a_panic_loses_and_repeats_no_token() {
+    survive(1, Fault::Panic).await;
+    survive(8, Fault::Panic).await;
+}
+
+#[tokio::test]
+async fn a_hang_loses_and_repeats_no_token() {
+    survive(1, Fault::Hang).await;
+    survive(9, Fault::Hang).await;
+}
+
+#[tokio::test]
+async fn a_step_that_comes_back_too_late_changes_nothing() {
+    let bench = Bench::patient().await;
+    bench.device.hold();
+    let text = prompt(1, 10);
+    let mut tokens = bench.generate(request(&text, 20)).await;
+    bench.launched(1).await;
+    bench.allow(4).await;
+    // The gate holds step 5 for too long; the next life's steps wait at the same gate.
+    let mut health = bench.handle.health();
+    bench.clock.advance(STEP_TIMEOUT);
+    bench.launched(6).await;
+    reach(&mut health, Health::Serving).await;
+    bench.device.release();
+    let heard = read(&mut tokens).await;
+    assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 20));
+    bench.quiet().await;
+}
+
+#[tokio::test]
+async fn failures_apart_are_survived_and_failures_running_are_not() {
+    let apart = [(4, Fault::Error), (7, Fault::Error), (10, Fault::Error)];
+    let bench = Bench::patient().await;
+    for (step, fault) in apart {
+        bench.device.fail_at(step, fault);
+    }
+    let text = prompt(1, 10);
+    let mut tokens = bench.generate(request(&text, 20)).await;
+    let heard = read_with_pauses(&bench, &mut tokens).await;
+    assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 20));
+
+    let bench = Bench::patient().await;
+    bench.device.fail_at(4, Fault::Panic);
+    bench.device.fail_at(5, Fault::Error);
+    let mut tokens = bench.generate(request(&text, 20)).await;
+    let heard = read_with_pauses(&bench, &mut tokens).await;
+    assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 3));
+    assert_eq!(heard.end, Some(End::EngineDown));
+    serving_after_pauses(&bench).await;
+    let mut next = bench.generate(request(&text, 20)).await;
+    let heard = read(&mut next).await;
+    assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 20));
+}
+
+/// Reads to the end; time flows while the engine is down, so that pauses before restarts pass.
+async fn read_with_pauses(bench: &Bench, tokens: &mut Tokens) -> Heard {
+    let health = bench.handle.health();
+    let flow = async {
+        loop {
+            if *health.borrow() == Health::Down {
+                bench.clock.advance(Duration::from_millis(10));
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        heard = read(tokens) => heard,
+        () = flow => unreachable!(),
+    }
+}
+
+async fn serving_after_pauses(bench: &Bench) {
+    let health = bench.handle.health();
+    while *health.borrow() != Health::Serving {
+        bench.clock.advance(Duration::from_millis(10));
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_is_not_finite_ends_its_own_stream_alone() {
+    let bench = Bench::patient().await;
+    let mut streams = ten(&bench).await;
+    let step = bench.device.allow(0) + 2;
+    bench.device.fail_at(step, Fault::NotFinite(1));
+    bench.device.release();
+    let mut faults = 0;
+    for (number, tokens) in (0..).zip(&mut streams) {
+        let heard = read(tokens).await;
+        let expected =
+            bench
+                .device
+                .expected_sampled(&drawn(number), &text(number), heard.tokens.len());
+        assert_eq!(heard.tokens, expected);
+        match heard.end {
+            Some(End::Finish(Finish::Fault)) => faults += 1,
+            Some(End::Finish(Finish::Length)) => assert_eq!(heard.tokens.len(), 20),
+            end => panic!("{end:?}"),
+        }
+    }
+    assert_eq!(faults, 1);
+    bench.quiet().await;
+}
+
+#[tokio::test]
+async fn too_many_failures_and_the_engine_stays_down() {
+    let bench = Bench::patient().await;
+    let text = prompt(1, 10);
+    // Four failures are allowed; tokens in between keep the request itself innocent.
+    for step in [3, 6, 9, 12] {
+        bench.device.fail_at(step, Fault::Error);
+    }
+    let mut tokens = bench.generate(request(&text, 50)).await;
+    let heard = read_with_pauses(&bench, &mut tokens).await;
+    assert_eq!(heard.end, Some(End::EngineDown));
+    let expected = bench.device.expected_tokens(&text, heard.tokens.len());
+    assert_eq!(heard.tokens, expected);
+    reach(&mut bench.handle.health(), Health::Down).await;
+    let refusal = bench.handle.generate(request(&text, 1)).await.unwrap_err();
+    assert_eq!(refusal, Refusal::Unavailable);
+    let down = soon(bench.completion.wait()).await.unwrap_err();
+    assert_eq!(
+        down.to_string(),
+        "engine fake is down: executor failed: scripted"
+    );
+}
+
+#[tokio::test]
+async fn an_executor_that_cannot_be_made_is_not_tried_again() {
+    let device = device(64);
+    device.fail_starts(1);
+    let clock = Arc::new(ManualClock::default());
+    let (handle, completion) = start(device.executors(), config(&clock, LIMITS));
+    assert!(soon(completion.wait()).await.is_err());
+    assert_eq!(*handle.health().borrow(), Health::Down);
+}
+
+#[tokio::test]
+async fn an_executor_that_cannot_be_made_again_is_tried_again_after_a_pause() {
+    let bench = Bench::patient().await;
+    bench.device.fail_at(3, Fault::Error);
+    bench.device.fail_starts(2);
+    let text = prompt(1, 10);
+    let mut tokens = bench.generate(request(&text, 20)).await;
+    let heard = read_with_pauses(&bench, &mut tokens).await;
+    assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 20));
+    assert_eq!(heard.end, Some(End::Finish(Finish::Length)));
+}
