@@ -1,5 +1,10 @@
 //! Where ops run: the instruction set, the threads and the reusable scratch memory.
 
+#![expect(unsafe_code, reason = "cache lines are lent as words")]
+
+use crate::pool::Pool;
+use crate::simd;
+
 /// The instruction sets an op can be written for, slowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -14,9 +19,12 @@ pub enum Level {
 }
 
 impl Level {
+    /// Every level, slowest first.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+
     /// The best level of this machine.
     pub fn detect() -> Self {
-        Self::Portable
+        simd::detect()
     }
 
     /// Whether this machine can run the level.
@@ -28,8 +36,10 @@ impl Level {
 /// A pool of threads, the instruction set and scratch memory: the first argument of every op.
 #[derive(Debug)]
 pub struct Compute {
-    threads: usize,
+    pool: Pool,
     level: Level,
+    /// Reused between calls, taken out while a call uses it.
+    scratch: Vec<Line>,
 }
 
 impl Compute {
@@ -42,16 +52,84 @@ impl Compute {
     pub fn with_level(threads: usize, level: Level) -> Self {
         assert!(threads >= 1, "an op needs at least one thread");
         assert!(level.is_supported(), "this machine has no {level:?}");
-        Self { threads, level }
+        Self {
+            pool: Pool::new(threads),
+            level,
+            scratch: Vec::new(),
+        }
     }
 
     /// Threads that take part in an op, the caller included.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.pool.threads()
     }
 
     /// The instruction set the ops use.
     pub fn level(&self) -> Level {
         self.level
     }
+
+    /// Runs `task(0)` to `task(tasks - 1)`, each once, on all threads, and returns when all are
+    /// done. A panic of a task is passed on after the others have stopped.
+    pub fn run(&mut self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.pool.run(tasks, task);
+    }
+
+    /// Runs `task` for chunks of `items`, of a size that suits the work: `item_work` is the number
+    /// of floats touched for one item. Little work stays on the calling thread.
+    pub(crate) fn run_chunks(
+        &mut self,
+        items: usize,
+        item_work: usize,
+        task: &(dyn Fn(std::ops::Range<usize>) + Sync),
+    ) {
+        let work = items.saturating_mul(item_work);
+        if work < PARALLEL_FROM || self.threads() == 1 || items < 2 {
+            return task(0..items);
+        }
+        let chunk = (items / (self.threads() * 4))
+            .max(CHUNK_WORK / item_work.max(1))
+            .max(1);
+        self.run(items.div_ceil(chunk), &|index| {
+            task(index * chunk..((index + 1) * chunk).min(items));
+        });
+    }
+
+    /// Runs the tasks on all threads when the work, in floats touched, is worth it.
+    pub(crate) fn run_work(&mut self, tasks: usize, work: usize, task: &(dyn Fn(usize) + Sync)) {
+        if work < PARALLEL_FROM {
+            (0..tasks).for_each(task);
+        } else {
+            self.run(tasks, task);
+        }
+    }
+
+    /// Lends `words` zero-or-stale words of scratch memory, aligned to cache lines.
+    pub(crate) fn with_scratch<R>(
+        &mut self,
+        words: usize,
+        use_it: impl FnOnce(&mut Self, &mut [u64]) -> R,
+    ) -> R {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let lines = words.div_ceil(LINE_WORDS);
+        if scratch.len() < lines {
+            scratch.resize(lines, Line([0; LINE_WORDS]));
+        }
+        // SAFETY: a line is an array of words without padding.
+        let (_, all, _) = unsafe { scratch.align_to_mut::<u64>() };
+        let result = use_it(self, &mut all[..words]);
+        self.scratch = scratch;
+        result
+    }
 }
+
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "read as words")] [u64; LINE_WORDS]);
+
+const LINE_WORDS: usize = 8;
+
+// Waking a parked worker costs about 5 us and it arrives some 30 us later; a thread handles about
+// 2,000 floats per us.
+const PARALLEL_FROM: usize = 32 << 10;
+const CHUNK_WORK: usize = 8 << 10;

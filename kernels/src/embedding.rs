@@ -1,6 +1,9 @@
 //! Tables of vectors looked up by id: tokens, positions, types.
 
+#![expect(unsafe_code, reason = "threads write to one slice")]
+
 use crate::Compute;
+use crate::shared::SharedMut;
 use half::bf16;
 
 /// A table of rows, in f32 or bf16.
@@ -64,34 +67,52 @@ impl Embedding {
     }
 
     /// Overwrites `out` `[tokens, width]` with the rows of `tokens`.
-    pub fn gather(&self, _compute: &mut Compute, tokens: &[u32], out: &mut [f32]) {
-        self.each(tokens, out, |out, value| *out = value);
+    pub fn gather(&self, compute: &mut Compute, tokens: &[u32], out: &mut [f32]) {
+        self.each(compute, tokens, out, |out, value| *out = value);
     }
 
     /// Adds the rows of `tokens` to `out` `[tokens, width]`.
-    pub fn gather_add(&self, _compute: &mut Compute, tokens: &[u32], out: &mut [f32]) {
-        self.each(tokens, out, |out, value| *out += value);
+    pub fn gather_add(&self, compute: &mut Compute, tokens: &[u32], out: &mut [f32]) {
+        self.each(compute, tokens, out, |out, value| *out += value);
     }
 
-    fn each(&self, tokens: &[u32], out: &mut [f32], apply: impl Fn(&mut f32, f32)) {
-        assert_eq!(out.len(), tokens.len() * self.width, "gathered rows");
-        for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(self.width)) {
-            let token = token as usize;
-            assert!(token < self.rows(), "token {token} of {}", self.rows());
-            let range = token * self.width..(token + 1) * self.width;
-            match &self.table {
-                Table::F32(table) => {
-                    out.iter_mut()
-                        .zip(&table[range])
-                        .for_each(|(out, &value)| apply(out, value));
-                }
-                Table::Bf16(table) => {
-                    let values = table[range].iter().map(|value| value.to_f32());
-                    out.iter_mut()
-                        .zip(values)
-                        .for_each(|(out, value)| apply(out, value));
+    fn each(
+        &self,
+        compute: &mut Compute,
+        tokens: &[u32],
+        out: &mut [f32],
+        apply: impl Fn(&mut f32, f32) + Sync,
+    ) {
+        let width = self.width;
+        assert_eq!(out.len(), tokens.len() * width, "gathered rows");
+        let out = SharedMut::new(out);
+        compute.run_chunks(tokens.len(), width, &|rows| {
+            for row in rows {
+                let token = tokens[row] as usize;
+                assert!(token < self.rows(), "token {token} of {}", self.rows());
+                // SAFETY: each row of the output belongs to one task.
+                let out = unsafe { out.slice(row * width..(row + 1) * width) };
+                match &self.table {
+                    Table::F32(table) => {
+                        let values = &table[token * width..(token + 1) * width];
+                        out.iter_mut()
+                            .zip(values)
+                            .for_each(|(out, &value)| apply(out, value));
+                    }
+                    Table::Bf16(table) => {
+                        let values = &table[token * width..(token + 1) * width];
+                        let values = values.iter().map(|value| widen(*value));
+                        out.iter_mut()
+                            .zip(values)
+                            .for_each(|(out, value)| apply(out, value));
+                    }
                 }
             }
-        }
+        });
     }
+}
+
+// The shift alone becomes vector instructions; `to_f32` also looks for what is not a number.
+fn widen(value: bf16) -> f32 {
+    f32::from_bits(u32::from(value.to_bits()) << 16)
 }

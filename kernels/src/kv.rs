@@ -1,7 +1,13 @@
-//! The paged cache of keys and values, and the only place that knows its layout.
+//! The paged cache of keys and values.
 
+#![expect(unsafe_code, reason = "threads write to one slice")]
+
+use crate::buffer::Buffer;
+use crate::pages::{PAGE, PageLane, PageLayout};
+use crate::shared::SharedMut;
+use crate::simd::{Kernel, Simd, vectorize};
 use crate::{Compute, Rows};
-use half::bf16;
+use std::ops::Range;
 
 /// Size of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +20,7 @@ pub struct KvShape {
     pub block_tokens: usize,
     /// Heads of keys and values.
     pub kv_heads: usize,
-    /// Elements of a head: even.
+    /// Elements of a head, at most 256.
     pub head_dim: usize,
 }
 
@@ -42,44 +48,62 @@ pub struct KvRows<'a> {
 #[derive(Debug)]
 pub struct KvCache {
     shape: KvShape,
-    dtype: KvDtype,
-    /// `[layers][blocks][block_tokens][2][kv_heads][head_dim]`.
-    data: Vec<f32>,
+    data: Data,
+}
+
+/// `[layers][blocks][block_tokens / 16][kv_heads]` pages of lanes.
+#[derive(Debug)]
+enum Data {
+    F32(Buffer<f32>),
+    Bf16(Buffer<u32>),
 }
 
 impl KvShape {
-    /// Bytes of keys and values of one token over all layers.
+    /// Bytes of keys and values of one token over all layers. A head whose width is not a
+    /// multiple of 16 is stored wider.
     pub fn bytes_per_token(&self, dtype: KvDtype) -> usize {
-        let element = match dtype {
-            KvDtype::F32 => 4,
-            KvDtype::Bf16 => 2,
+        let page = match dtype {
+            KvDtype::F32 => PageLayout::new::<f32>(self.head_dim).page(),
+            KvDtype::Bf16 => PageLayout::new::<u32>(self.head_dim).page(),
         };
-        self.layers * 2 * self.kv_heads * self.head_dim * element
+        // A lane has four bytes, and a page sixteen tokens.
+        (self.layers * self.kv_heads * page * 4).div_ceil(PAGE)
     }
 
     /// Bytes of a whole cache of this shape.
     pub fn bytes(&self, dtype: KvDtype) -> usize {
         self.bytes_per_token(dtype) * self.blocks * self.block_tokens
     }
+
+    /// Pages of a layer.
+    fn pages(&self) -> usize {
+        self.blocks * self.block_tokens / PAGE * self.kv_heads
+    }
 }
 
 impl KvCache {
     /// A cache of zeros; memory of blocks that are never written is never touched.
     pub fn new(shape: KvShape, dtype: KvDtype) -> Self {
+        let KvShape {
+            block_tokens,
+            head_dim,
+            ..
+        } = shape;
         assert!(
-            shape.block_tokens > 0 && shape.block_tokens.is_multiple_of(16),
+            block_tokens > 0 && block_tokens.is_multiple_of(PAGE),
             "{shape:?}"
         );
-        assert!(
-            shape.head_dim > 0 && shape.head_dim.is_multiple_of(2),
-            "{shape:?}"
-        );
-        let elements = shape.bytes(KvDtype::F32) / 4;
-        Self {
-            shape,
-            dtype,
-            data: vec![0.0; elements],
-        }
+        assert!((1..=256).contains(&head_dim), "{shape:?}");
+        let pages = shape.layers * shape.pages();
+        let data = match dtype {
+            KvDtype::F32 => Data::F32(Buffer::zeroed(
+                pages * PageLayout::new::<f32>(head_dim).page(),
+            )),
+            KvDtype::Bf16 => Data::Bf16(Buffer::zeroed(
+                pages * PageLayout::new::<u32>(head_dim).page(),
+            )),
+        };
+        Self { shape, data }
     }
 
     /// Size of the cache.
@@ -89,23 +113,28 @@ impl KvCache {
 
     /// How elements are stored.
     pub fn dtype(&self) -> KvDtype {
-        self.dtype
+        match self.data {
+            Data::F32(_) => KvDtype::F32,
+            Data::Bf16(_) => KvDtype::Bf16,
+        }
     }
 
-    /// Bytes of the whole cache.
+    /// Bytes of the whole cache, touched or not.
     pub fn bytes(&self) -> usize {
-        self.shape.bytes(self.dtype)
+        self.shape.bytes(self.dtype())
     }
 
     /// Writes keys and values of `rows` into `layer`. When a slot stands twice (only the null
-    /// block may), its content is one of the rows.
-    pub fn write(&mut self, _compute: &mut Compute, layer: usize, rows: &KvRows<'_>) {
-        let width = self.shape.kv_heads * self.shape.head_dim;
-        assert!(
-            layer < self.shape.layers,
-            "layer {layer} of {:?}",
-            self.shape
-        );
+    /// block may), its content is that of the last row.
+    pub fn write(&mut self, compute: &mut Compute, layer: usize, rows: &KvRows<'_>) {
+        let KvShape {
+            layers,
+            blocks,
+            block_tokens,
+            kv_heads,
+            head_dim,
+        } = self.shape;
+        let width = kv_heads * head_dim;
         assert_eq!(
             (rows.k.width(), rows.v.width()),
             (width, width),
@@ -116,37 +145,96 @@ impl KvCache {
             (rows.slots.len(), rows.slots.len()),
             "slots"
         );
-        for (row, &slot) in rows.slots.iter().enumerate() {
-            let slot = slot as usize;
-            assert!(
-                slot < self.shape.blocks * self.shape.block_tokens,
-                "slot {slot}"
-            );
-            let start = self.token(layer, slot);
-            let dtype = self.dtype;
-            let both = rows.k.row(row).iter().chain(rows.v.row(row));
-            for (to, &from) in self.data[start..start + 2 * width].iter_mut().zip(both) {
-                *to = match dtype {
-                    KvDtype::F32 => from,
-                    KvDtype::Bf16 => bf16::from_f32(from).to_f32(),
-                };
+        let slots = (blocks * block_tokens) as u64;
+        assert!(
+            rows.slots.iter().all(|&slot| u64::from(slot) < slots),
+            "slots of {slots}"
+        );
+        match &mut self.data {
+            Data::F32(data) => {
+                let part = part(data.len(), layers, layer);
+                write(compute, self.shape, &mut data[part], rows);
+            }
+            Data::Bf16(data) => {
+                let part = part(data.len(), layers, layer);
+                write(compute, self.shape, &mut data[part], rows);
             }
         }
     }
 
-    fn token(&self, layer: usize, slot: usize) -> usize {
-        let width = self.shape.kv_heads * self.shape.head_dim;
-        (layer * self.shape.blocks * self.shape.block_tokens + slot) * 2 * width
+    /// The pages of a layer, by dtype.
+    pub(crate) fn layer(&self, layer: usize) -> Pages<'_> {
+        let layers = self.shape.layers;
+        match &self.data {
+            Data::F32(data) => Pages::F32(&data[part(data.len(), layers, layer)]),
+            Data::Bf16(data) => Pages::Bf16(&data[part(data.len(), layers, layer)]),
+        }
     }
+}
 
-    pub(crate) fn key(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
-        let start = self.token(layer, slot) + head * self.shape.head_dim;
-        &self.data[start..start + self.shape.head_dim]
-    }
+/// Pages of one layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pages<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u32]),
+}
 
-    pub(crate) fn value(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
-        let width = self.shape.kv_heads * self.shape.head_dim;
-        let start = self.token(layer, slot) + width + head * self.shape.head_dim;
-        &self.data[start..start + self.shape.head_dim]
+/// The lanes of a layer among those of all layers.
+fn part(lanes: usize, layers: usize, layer: usize) -> Range<usize> {
+    assert!(layer < layers, "layer {layer} of {layers}");
+    layer * (lanes / layers)..(layer + 1) * (lanes / layers)
+}
+
+fn write<T: PageLane>(compute: &mut Compute, shape: KvShape, lanes: &mut [T], rows: &KvRows<'_>) {
+    let level = compute.level();
+    let layout = PageLayout::new::<T>(shape.head_dim);
+    let lanes = SharedMut::new(lanes);
+    let work = rows.slots.len() * shape.head_dim * 4;
+    // By heads and not by rows: rows of padding share a slot.
+    compute.run_chunks(shape.kv_heads, work, &|heads| {
+        for head in heads {
+            vectorize(
+                level,
+                Write {
+                    lanes,
+                    layout,
+                    kv_heads: shape.kv_heads,
+                    head,
+                    rows,
+                },
+            );
+        }
+    });
+}
+
+struct Write<'a, T: PageLane> {
+    lanes: SharedMut<'a, T>,
+    layout: PageLayout,
+    kv_heads: usize,
+    head: usize,
+    rows: &'a KvRows<'a>,
+}
+
+impl<T: PageLane> Kernel for Write<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let size = self.layout.page();
+        let columns = self.head * self.layout.head_dim..(self.head + 1) * self.layout.head_dim;
+        for (row, &slot) in self.rows.slots.iter().enumerate() {
+            let slot = slot as usize;
+            let page = (slot / PAGE * self.kv_heads + self.head) * size;
+            // SAFETY: pages of a head belong to one task.
+            let page = unsafe { self.lanes.slice(page..page + size) };
+            let (key, value) = (self.rows.k.row(row), self.rows.v.row(row));
+            T::write(
+                page,
+                &self.layout,
+                slot % PAGE,
+                &key[columns.clone()],
+                &value[columns.clone()],
+            );
+        }
     }
 }

@@ -9,17 +9,28 @@
 //!
 //! The only crate with `unsafe`, each block with its reason.
 #![deny(missing_docs)]
+#![expect(
+    clippy::inline_always,
+    reason = "a kernel gets the instruction set of its entry function only where it is inlined"
+)]
 
 pub mod activation;
+mod attend;
 pub mod attention;
+mod buffer;
 pub mod compute;
 pub mod embedding;
+mod gemm;
 pub mod kv;
 pub mod linear;
 pub mod mapped;
 pub mod norm;
+mod pages;
+mod pool;
 pub mod rope;
 pub mod sample;
+mod shared;
+mod simd;
 pub mod view;
 
 pub use compute::{Compute, Level};

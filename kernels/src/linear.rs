@@ -1,6 +1,10 @@
 //! The linear layer: `y = x W^T + b` with weights packed once at load.
+#![expect(unsafe_code, reason = "threads write to one slice")]
 
 use crate::Compute;
+use crate::gemm::Panels;
+use crate::shared::SharedMut;
+use crate::simd::LANES;
 use half::bf16;
 
 /// Size of a weight matrix.
@@ -15,45 +19,48 @@ pub struct LinearShape {
 /// A weight matrix, in f32 or bf16, and its optional bias.
 #[derive(Debug)]
 pub struct Linear {
-    shape: LinearShape,
     weight: Weight,
     bias: Option<Vec<f32>>,
 }
 
 #[derive(Debug)]
 enum Weight {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
+    F32(Panels<f32>),
+    /// Lanes of two weights next to each other along the inputs, the first in the low bits.
+    Bf16(Panels<u32>),
 }
 
 impl Linear {
     /// Packs a weight `[outputs, inputs]` as Hugging Face stores it.
     pub fn from_f32(shape: LinearShape, weight: &[f32], bias: Option<&[f32]>) -> Self {
-        assert_eq!(
-            weight.len(),
-            shape.outputs * shape.inputs,
-            "weight of {shape:?}"
-        );
-        Self::new(shape, Weight::F32(weight.to_vec()), bias)
+        let LinearShape { outputs, inputs } = shape;
+        assert_eq!(weight.len(), outputs * inputs, "weight of {shape:?}");
+        let panels = Panels::pack(outputs, inputs, |output, step| {
+            weight[output * inputs + step]
+        });
+        Self::new(shape, Weight::F32(panels), bias)
     }
 
-    /// Packs a weight `[outputs, inputs]`; inputs of `forward` may be rounded to bf16.
+    /// Packs a weight `[outputs, inputs]`. On machines with bf16 dot products `forward` rounds
+    /// its inputs to bf16 too; sums are f32 everywhere.
     pub fn from_bf16(shape: LinearShape, weight: &[bf16], bias: Option<&[f32]>) -> Self {
-        assert_eq!(
-            weight.len(),
-            shape.outputs * shape.inputs,
-            "weight of {shape:?}"
-        );
-        Self::new(shape, Weight::Bf16(weight.to_vec()), bias)
+        let LinearShape { outputs, inputs } = shape;
+        assert_eq!(weight.len(), outputs * inputs, "weight of {shape:?}");
+        let panels = Panels::pack(outputs, inputs, |output, step| {
+            let row = &weight[output * inputs..(output + 1) * inputs];
+            let high = row.get(2 * step + 1).map_or(0, |high| high.to_bits());
+            u32::from(row[2 * step].to_bits()) | u32::from(high) << 16
+        });
+        Self::new(shape, Weight::Bf16(panels), bias)
     }
 
     fn new(shape: LinearShape, weight: Weight, bias: Option<&[f32]>) -> Self {
+        assert!(shape.inputs > 0 && shape.outputs > 0, "{shape:?}");
         assert!(
             bias.is_none_or(|bias| bias.len() == shape.outputs),
             "bias of {shape:?}"
         );
         Self {
-            shape,
             weight,
             bias: bias.map(<[f32]>::to_vec),
         }
@@ -61,14 +68,18 @@ impl Linear {
 
     /// Size of the weight matrix.
     pub fn shape(&self) -> LinearShape {
-        self.shape
+        let (outputs, inputs) = match &self.weight {
+            Weight::F32(panels) => (panels.outputs, panels.inputs),
+            Weight::Bf16(panels) => (panels.outputs, panels.inputs),
+        };
+        LinearShape { outputs, inputs }
     }
 
     /// Bytes held for the weights and the bias.
     pub fn bytes(&self) -> usize {
         let weight = match &self.weight {
-            Weight::F32(weight) => size_of_val(weight.as_slice()),
-            Weight::Bf16(weight) => size_of_val(weight.as_slice()),
+            Weight::F32(panels) => size_of_val::<[f32]>(&panels.lanes),
+            Weight::Bf16(panels) => size_of_val::<[u32]>(&panels.lanes),
         };
         weight
             + self
@@ -78,37 +89,55 @@ impl Linear {
     }
 
     /// Overwrites `y` `[rows, outputs]` with `x W^T + b` for `x` `[rows, inputs]`.
-    pub fn forward(&self, _compute: &mut Compute, x: &[f32], y: &mut [f32]) {
-        let LinearShape { outputs, inputs } = self.shape;
-        assert_eq!(x.len() * outputs, y.len() * inputs, "rows of x and y");
-        for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
-            for (n, y) in y.iter_mut().enumerate() {
-                let dot: f32 = x
-                    .iter()
-                    .enumerate()
-                    .map(|(k, x)| x * self.at(n * inputs + k))
-                    .sum();
-                *y = dot + self.bias.as_ref().map_or(0.0, |bias| bias[n]);
-            }
+    pub fn forward(&self, compute: &mut Compute, x: &[f32], y: &mut [f32]) {
+        let LinearShape { outputs, inputs } = self.shape();
+        assert!(
+            x.len().is_multiple_of(inputs),
+            "{} elements are no rows of {inputs}",
+            x.len()
+        );
+        assert_eq!(y.len(), x.len() / inputs * outputs, "rows of x and y");
+        match &self.weight {
+            Weight::F32(panels) => panels.forward(compute, x, self.bias.as_deref(), y),
+            Weight::Bf16(panels) => panels.forward(compute, x, self.bias.as_deref(), y),
         }
     }
 
     /// Rows of the weight as f32, `[tokens, inputs]`: the embedding when it is tied to the output.
-    pub fn gather(&self, _compute: &mut Compute, tokens: &[u32], out: &mut [f32]) {
-        let LinearShape { outputs, inputs } = self.shape;
+    pub fn gather(&self, compute: &mut Compute, tokens: &[u32], out: &mut [f32]) {
+        let LinearShape { outputs, inputs } = self.shape();
         assert_eq!(out.len(), tokens.len() * inputs, "gathered rows");
-        for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(inputs)) {
-            assert!((token as usize) < outputs, "token {token} of {outputs}");
-            for (k, out) in out.iter_mut().enumerate() {
-                *out = self.at(token as usize * inputs + k);
+        let out = SharedMut::new(out);
+        // Lanes of a row are far apart: a touched float costs as much as eight in a row.
+        compute.run_chunks(tokens.len(), inputs * 8, &|rows| {
+            for row in rows {
+                let token = tokens[row] as usize;
+                assert!(token < outputs, "token {token} of {outputs}");
+                // SAFETY: each row of the output belongs to one task.
+                let out = unsafe { out.slice(row * inputs..(row + 1) * inputs) };
+                self.unpack(token, out);
             }
-        }
+        });
     }
 
-    fn at(&self, index: usize) -> f32 {
+    fn unpack(&self, output: usize, out: &mut [f32]) {
+        let first = |steps: usize| output / LANES * steps * LANES + output % LANES;
         match &self.weight {
-            Weight::F32(weight) => weight[index],
-            Weight::Bf16(weight) => weight[index].to_f32(),
+            Weight::F32(panels) => {
+                let lanes = panels.lanes[first(panels.steps)..].iter().step_by(LANES);
+                out.iter_mut()
+                    .zip(lanes)
+                    .for_each(|(out, &lane)| *out = lane);
+            }
+            Weight::Bf16(panels) => {
+                let lanes = panels.lanes[first(panels.steps)..].iter().step_by(LANES);
+                for (out, &lane) in out.chunks_mut(2).zip(lanes) {
+                    out[0] = f32::from_bits(lane << 16);
+                    if let Some(high) = out.get_mut(1) {
+                        *high = f32::from_bits(lane & 0xffff_0000);
+                    }
+                }
+            }
         }
     }
 }

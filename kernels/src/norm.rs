@@ -1,5 +1,9 @@
 //! Root-mean-square and layer normalisation, with and without the residual sum before them.
 
+#![expect(unsafe_code, reason = "threads write to one slice")]
+
+use crate::shared::SharedMut;
+use crate::simd::{Kernel, LANES, Simd, vectorize};
 use crate::{Compute, RowsMut};
 
 /// Weights of a root-mean-square norm: `x / sqrt(mean(x^2) + eps) * weight`.
@@ -23,11 +27,21 @@ pub struct LayerNorm<'a> {
 }
 
 /// `out = norm(x)`, row by row.
-pub fn rms_norm(_compute: &mut Compute, x: &[f32], norm: &RmsNorm<'_>, out: &mut [f32]) {
-    assert_eq!(x.len(), out.len(), "x and out");
-    out.copy_from_slice(x);
-    out.chunks_exact_mut(norm.weight.len())
-        .for_each(|row| rms_row(row, norm));
+pub fn rms_norm(compute: &mut Compute, x: &[f32], norm: &RmsNorm<'_>, out: &mut [f32]) {
+    let width = norm.weight.len();
+    check(x.len(), out.len(), width);
+    let level = compute.level();
+    let rows = x.len() / width;
+    let out = SharedMut::new(out);
+    compute.run_chunks(rows, width, &|rows| {
+        for row in rows {
+            let x = &x[row * width..(row + 1) * width];
+            // SAFETY: each row belongs to one task.
+            let out = unsafe { out.slice(row * width..(row + 1) * width) };
+            out.copy_from_slice(x);
+            vectorize(level, Rms { norm, row: out });
+        }
+    });
 }
 
 /// `residual += x; out = norm(residual)`, row by row.
@@ -38,67 +52,205 @@ pub fn add_rms_norm(
     norm: &RmsNorm<'_>,
     out: &mut [f32],
 ) {
-    assert_eq!(residual.len(), x.len(), "residual and x");
-    residual
-        .iter_mut()
-        .zip(x)
-        .for_each(|(residual, x)| *residual += x);
-    rms_norm(compute, residual, norm, out);
+    let width = norm.weight.len();
+    check(x.len(), out.len(), width);
+    check(x.len(), residual.len(), width);
+    let level = compute.level();
+    let rows = x.len() / width;
+    let (residual, out) = (SharedMut::new(residual), SharedMut::new(out));
+    compute.run_chunks(rows, 2 * width, &|rows| {
+        for row in rows {
+            let columns = row * width..(row + 1) * width;
+            // SAFETY: each row belongs to one task.
+            let residual = unsafe { residual.slice(columns.clone()) };
+            // SAFETY: as above.
+            let out = unsafe { out.slice(columns.clone()) };
+            vectorize(
+                level,
+                Add {
+                    to: residual,
+                    x: &x[columns],
+                },
+            );
+            out.copy_from_slice(residual);
+            vectorize(level, Rms { norm, row: out });
+        }
+    });
 }
 
 /// Norm of each head of `norm.weight.len()` elements inside the rows, in place.
-pub fn rms_norm_heads(_compute: &mut Compute, x: &mut RowsMut<'_>, norm: &RmsNorm<'_>) {
+pub fn rms_norm_heads(compute: &mut Compute, x: &mut RowsMut<'_>, norm: &RmsNorm<'_>) {
     let head_dim = norm.weight.len();
     assert!(
-        x.width().is_multiple_of(head_dim),
-        "heads of {head_dim} in rows of {}",
+        head_dim > 0 && x.width().is_multiple_of(head_dim),
+        "heads in rows of {}",
         x.width()
     );
-    for row in 0..x.len() {
-        x.row(row)
-            .chunks_exact_mut(head_dim)
-            .for_each(|head| rms_row(head, norm));
-    }
+    let level = compute.level();
+    let (x, span) = x.parts();
+    let x = SharedMut::new(x);
+    compute.run_chunks(span.rows, span.width, &|rows| {
+        for row in rows {
+            // SAFETY: each row belongs to one task.
+            let row = unsafe { x.slice(span.range(row)) };
+            for head in row.chunks_exact_mut(head_dim) {
+                vectorize(level, Rms { norm, row: head });
+            }
+        }
+    });
 }
 
 /// `out = norm(x)`, row by row.
-pub fn layer_norm(_compute: &mut Compute, x: &[f32], norm: &LayerNorm<'_>, out: &mut [f32]) {
-    assert_eq!(x.len(), out.len(), "x and out");
-    out.copy_from_slice(x);
-    out.chunks_exact_mut(norm.weight.len())
-        .for_each(|row| layer_row(row, norm));
+pub fn layer_norm(compute: &mut Compute, x: &[f32], norm: &LayerNorm<'_>, out: &mut [f32]) {
+    let width = norm.weight.len();
+    check(x.len(), out.len(), width);
+    assert_eq!(norm.bias.len(), width, "bias beside weight");
+    let level = compute.level();
+    let rows = x.len() / width;
+    let out = SharedMut::new(out);
+    compute.run_chunks(rows, 2 * width, &|rows| {
+        for row in rows {
+            let columns = row * width..(row + 1) * width;
+            // SAFETY: each row belongs to one task.
+            let out = unsafe { out.slice(columns.clone()) };
+            out.copy_from_slice(&x[columns]);
+            vectorize(level, Layer { norm, row: out });
+        }
+    });
 }
 
 /// `residual = norm(residual + x)`, row by row: the order of BERT.
 pub fn add_layer_norm(
-    _compute: &mut Compute,
+    compute: &mut Compute,
     residual: &mut [f32],
     x: &[f32],
     norm: &LayerNorm<'_>,
 ) {
-    assert_eq!(residual.len(), x.len(), "residual and x");
-    residual
-        .iter_mut()
-        .zip(x)
-        .for_each(|(residual, x)| *residual += x);
-    residual
-        .chunks_exact_mut(norm.weight.len())
-        .for_each(|row| layer_row(row, norm));
+    let width = norm.weight.len();
+    check(x.len(), residual.len(), width);
+    assert_eq!(norm.bias.len(), width, "bias beside weight");
+    let level = compute.level();
+    let rows = x.len() / width;
+    let residual = SharedMut::new(residual);
+    compute.run_chunks(rows, 2 * width, &|rows| {
+        for row in rows {
+            let columns = row * width..(row + 1) * width;
+            // SAFETY: each row belongs to one task.
+            let residual = unsafe { residual.slice(columns.clone()) };
+            vectorize(
+                level,
+                Add {
+                    to: residual,
+                    x: &x[columns],
+                },
+            );
+            vectorize(
+                level,
+                Layer {
+                    norm,
+                    row: residual,
+                },
+            );
+        }
+    });
 }
 
-fn rms_row(row: &mut [f32], norm: &RmsNorm<'_>) {
-    let mean = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
-    let factor = 1.0 / (mean + norm.eps).sqrt();
-    row.iter_mut()
-        .zip(norm.weight)
-        .for_each(|(x, weight)| *x = *x * factor * weight);
+fn check(x: usize, other: usize, width: usize) {
+    assert!(
+        width > 0 && x.is_multiple_of(width),
+        "{x} elements are no rows of {width}"
+    );
+    assert_eq!(x, other, "elements of the operands");
 }
 
-fn layer_row(row: &mut [f32], norm: &LayerNorm<'_>) {
-    let mean = row.iter().sum::<f32>() / row.len() as f32;
-    let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / row.len() as f32;
-    let factor = 1.0 / (variance + norm.eps).sqrt();
-    for ((x, weight), bias) in row.iter_mut().zip(norm.weight).zip(norm.bias) {
-        *x = (*x - mean) * factor * weight + bias;
+/// `to += x`.
+struct Add<'a> {
+    to: &'a mut [f32],
+    x: &'a [f32],
+}
+
+impl Kernel for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for (to, x) in self.to.chunks_mut(LANES).zip(self.x.chunks(LANES)) {
+            let sum = simd.add(simd.load_slice(to), simd.load_slice(x));
+            simd.store_slice(to, sum);
+        }
     }
+}
+
+/// Root-mean-square norm of one row in place.
+struct Rms<'a, 'w> {
+    norm: &'a RmsNorm<'w>,
+    row: &'a mut [f32],
+}
+
+impl Kernel for Rms<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let squares = sum_of(simd, self.row, |x| simd.mul(x, x));
+        let mean = squares / self.row.len() as f32;
+        let factor = simd.splat(1.0 / (mean + self.norm.eps).sqrt());
+        for (x, weight) in self
+            .row
+            .chunks_mut(LANES)
+            .zip(self.norm.weight.chunks(LANES))
+        {
+            let scaled = simd.mul(simd.load_slice(x), factor);
+            simd.store_slice(x, simd.mul(scaled, simd.load_slice(weight)));
+        }
+    }
+}
+
+/// Layer norm of one row in place.
+struct Layer<'a, 'w> {
+    norm: &'a LayerNorm<'w>,
+    row: &'a mut [f32],
+}
+
+impl Kernel for Layer<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let count = self.row.len() as f32;
+        let mean = simd.splat(sum_of(simd, self.row, |x| x) / count);
+        // Zeros beyond a row's end must not count as `-mean`.
+        for x in self.row.chunks_mut(LANES) {
+            let centred = simd.sub(simd.load_slice(x), mean);
+            simd.store_slice(x, centred);
+        }
+        let variance = sum_of(simd, self.row, |x| simd.mul(x, x)) / count;
+        let factor = simd.splat(1.0 / (variance + self.norm.eps).sqrt());
+        let weights = self
+            .norm
+            .weight
+            .chunks(LANES)
+            .zip(self.norm.bias.chunks(LANES));
+        for (x, (weight, bias)) in self.row.chunks_mut(LANES).zip(weights) {
+            let scaled = simd.mul(simd.load_slice(x), factor);
+            let out = simd.fma(scaled, simd.load_slice(weight), simd.load_slice(bias));
+            simd.store_slice(x, out);
+        }
+    }
+}
+
+/// Sum of `term` over a row, in four vectors at once; `term(0)` must be 0.
+#[inline(always)]
+fn sum_of<S: Simd>(simd: S, row: &[f32], term: impl Fn(S::F) -> S::F) -> f32 {
+    let mut sums = [simd.splat(0.0); 4];
+    let mut chunks = row.chunks_exact(4 * LANES);
+    for chunk in &mut chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk.chunks_exact(LANES)) {
+            *sum = simd.add(*sum, term(simd.load_slice(x)));
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(chunks.remainder().chunks(LANES)) {
+        *sum = simd.add(*sum, term(simd.load_slice(x)));
+    }
+    simd.sum(simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3])))
 }

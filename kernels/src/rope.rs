@@ -1,5 +1,9 @@
 //! Rotary position embedding on halves: element `i` turns with element `i + half`.
 
+#![expect(unsafe_code, reason = "threads write to one slice")]
+
+use crate::shared::SharedMut;
+use crate::simd::{Kernel, LANES, Simd, vectorize};
 use crate::{Compute, RowsMut};
 
 /// Sines and cosines of every position.
@@ -15,17 +19,15 @@ impl RopeTable {
     /// (1 but for the schemes with an attention factor).
     pub fn new(inverse_frequencies: &[f64], scale: f32, positions: usize) -> Self {
         let half = inverse_frequencies.len();
+        assert!(half > 0, "a rotation needs frequencies");
+        let scale = f64::from(scale);
         let mut table = Vec::with_capacity(positions * 2 * half);
         for position in 0..positions {
             let angles = inverse_frequencies
                 .iter()
                 .map(|frequency| position as f64 * frequency);
-            table.extend(
-                angles
-                    .clone()
-                    .map(|angle| (angle.cos() * f64::from(scale)) as f32),
-            );
-            table.extend(angles.map(|angle| (angle.sin() * f64::from(scale)) as f32));
+            table.extend(angles.clone().map(|angle| (angle.cos() * scale) as f32));
+            table.extend(angles.map(|angle| (angle.sin() * scale) as f32));
         }
         Self { half, table }
     }
@@ -39,7 +41,7 @@ impl RopeTable {
     /// elements, row `i` by `positions[i]`, in place.
     pub fn apply(
         &self,
-        _compute: &mut Compute,
+        compute: &mut Compute,
         x: &mut RowsMut<'_>,
         head_dim: usize,
         positions: &[u32],
@@ -50,15 +52,55 @@ impl RopeTable {
             2 * half <= head_dim && x.width().is_multiple_of(head_dim),
             "heads of {head_dim}"
         );
-        for (row, &position) in positions.iter().enumerate() {
-            let start = position as usize * 2 * half;
-            let (cos, sin) = self.table[start..start + 2 * half].split_at(half);
-            for head in x.row(row).chunks_exact_mut(head_dim) {
-                for i in 0..half {
-                    let (a, b) = (head[i], head[i + half]);
-                    head[i] = a * cos[i] - b * sin[i];
-                    head[i + half] = b * cos[i] + a * sin[i];
-                }
+        let level = compute.level();
+        let (x, span) = x.parts();
+        let x = SharedMut::new(x);
+        compute.run_chunks(span.rows, span.width, &|rows| {
+            for row in rows {
+                let position = positions[row] as usize;
+                assert!(
+                    position < self.positions(),
+                    "position {position} of the table"
+                );
+                let turn = &self.table[position * 2 * half..(position + 1) * 2 * half];
+                // SAFETY: each row belongs to one task.
+                let row = unsafe { x.slice(span.range(row)) };
+                vectorize(
+                    level,
+                    Rotate {
+                        row,
+                        head_dim,
+                        turn,
+                    },
+                );
+            }
+        });
+    }
+}
+
+struct Rotate<'a> {
+    row: &'a mut [f32],
+    head_dim: usize,
+    /// Cosines, then sines.
+    turn: &'a [f32],
+}
+
+impl Kernel for Rotate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let half = self.turn.len() / 2;
+        let (cos, sin) = self.turn.split_at(half);
+        for head in self.row.chunks_exact_mut(self.head_dim) {
+            let (low, high) = head[..2 * half].split_at_mut(half);
+            let turns = cos.chunks(LANES).zip(sin.chunks(LANES));
+            let pairs = low.chunks_mut(LANES).zip(high.chunks_mut(LANES));
+            for ((low, high), (cos, sin)) in pairs.zip(turns) {
+                let (a, b) = (simd.load_slice(low), simd.load_slice(high));
+                let (cos, sin) = (simd.load_slice(cos), simd.load_slice(sin));
+                simd.store_slice(low, simd.sub(simd.mul(a, cos), simd.mul(b, sin)));
+                simd.store_slice(high, simd.add(simd.mul(b, cos), simd.mul(a, sin)));
             }
         }
     }

@@ -87,6 +87,10 @@ impl<'a> RowsMut<'a> {
         self.span.width
     }
 
+    pub(crate) fn parts(&mut self) -> (&mut [f32], Span) {
+        (self.data, self.span)
+    }
+
     /// One row of the view.
     pub fn row(&mut self, index: usize) -> &mut [f32] {
         &mut self.data[self.span.range(index)]

@@ -1,0 +1,535 @@
+//! Attention of a tile of query rows over the keys and values of one head.
+//!
+//! Keys are walked in tiles of 64 positions and chunks of 512, both counted from position 0. A
+//! chunk has its own running maximum and sums (in powers of two), and chunks are merged in order.
+//! Which rows share a tile of queries does not matter: a position that a row does not see adds
+//! exact zeros. So the bits of a row depend on its query and what it sees, and on nothing else.
+
+#![expect(unsafe_code, reason = "register tiles read through pointers")]
+
+use crate::Rows;
+use crate::gemm::{Inputs, Lane, Lanes, multiply};
+use crate::pages::{PAGE, PageLane, PageLayout};
+use crate::shared::SharedMut;
+use crate::simd::{Format, Kernel, LANES, Simd, math};
+use std::cell::RefCell;
+use std::f32::consts::LOG2_E;
+use std::ops::Range;
+
+/// Where the pages of one head of one sequence are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'a, T> {
+    pub(crate) lanes: &'a [T],
+    pub(crate) layout: PageLayout,
+    pub(crate) kv_heads: usize,
+    pub(crate) head: usize,
+    pub(crate) order: Order<'a>,
+}
+
+/// Which page holds which positions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order<'a> {
+    /// Block numbers, and the pages of a block.
+    Table {
+        blocks: &'a [u32],
+        block_pages: usize,
+    },
+    /// One after another from this page on.
+    From(usize),
+}
+
+/// What a row sees, by its token's place in the sequence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sight {
+    /// Itself and what came before, at most `window` positions; token 0 stands at `start`.
+    Causal { start: usize, window: usize },
+    /// Everything at most `reach` away in a sequence of `len`.
+    Around { reach: usize, len: usize },
+}
+
+impl Sight {
+    /// The most positions that one of `tokens` tokens sees.
+    pub(crate) fn positions(&self, tokens: usize) -> usize {
+        match *self {
+            Self::Causal { start, window } => window.min(start + tokens),
+            Self::Around { reach, len } => len.min(reach.saturating_mul(2).saturating_add(1)),
+        }
+    }
+
+    #[inline(always)]
+    fn range(&self, token: usize) -> Range<usize> {
+        match *self {
+            Self::Causal { start, window } => {
+                let end = start + token + 1;
+                end.saturating_sub(window)..end
+            }
+            Self::Around { reach, len } => {
+                token.saturating_sub(reach)..len.min(token.saturating_add(reach).saturating_add(1))
+            }
+        }
+    }
+}
+
+/// How scores become weights.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scores {
+    pub(crate) scale: f32,
+    pub(crate) softcap: Option<f32>,
+}
+
+/// Query rows of one sequence and one head of keys: row `i` is query head `i % group` of the
+/// group, for token `i / group`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queries<'a> {
+    pub(crate) q: Rows<'a>,
+    /// Row of `q` and of the output that token 0 stands in.
+    pub(crate) first: usize,
+    pub(crate) group: usize,
+}
+
+/// The attention of some query rows; writes their part of the output.
+pub(crate) struct Attend<'a, T: PageLane> {
+    pub(crate) source: Source<'a, T>,
+    pub(crate) queries: Queries<'a>,
+    pub(crate) sight: Sight,
+    pub(crate) scores: Scores,
+    pub(crate) rows: Range<usize>,
+    pub(crate) out: SharedMut<'a, f32>,
+    pub(crate) workspace: &'a mut Workspace,
+}
+
+/// Query rows that a tile can have for heads of `width` elements.
+pub(crate) fn rows_of_tile(width: usize) -> usize {
+    (TILE_FLOATS / width.next_multiple_of(LANES) / 4 * 4).min(ROWS)
+}
+
+/// Memory for a tile, one per thread.
+#[repr(align(64))]
+pub(crate) struct Workspace {
+    scores: [f32; ROWS * TILE],
+    sums: [f32; ROWS * LANES],
+    out: [f32; TILE_FLOATS],
+    total: [f32; TILE_FLOATS],
+    queries: [u64; TILE_FLOATS / 2],
+    weights: [u64; ROWS * TILE / 2],
+    values: [u64; PAGE * WIDTH / 2],
+    max: [f32; ROWS],
+    total_max: [f32; ROWS],
+    total_sum: [f32; ROWS],
+}
+
+thread_local! {
+    /// The workspace of this thread, made at its first attention.
+    pub(crate) static WORKSPACE: RefCell<Box<Workspace>> = RefCell::new(Box::new(Workspace {
+        scores: [0.0; ROWS * TILE],
+        sums: [0.0; ROWS * LANES],
+        out: [0.0; TILE_FLOATS],
+        total: [0.0; TILE_FLOATS],
+        queries: [0; TILE_FLOATS / 2],
+        weights: [0; ROWS * TILE / 2],
+        values: [0; PAGE * WIDTH / 2],
+        max: [0.0; ROWS],
+        total_max: [0.0; ROWS],
+        total_sum: [0.0; ROWS],
+    }));
+}
+
+type InputOf<T, S> = <<T as Lane>::On<S> as Format<S>>::Input;
+
+impl<T: PageLane> Kernel for Attend<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let layout = self.source.layout;
+        assert!(self.rows.len() <= rows_of_tile(layout.head_dim) && layout.width <= WIDTH);
+        self.pack_queries(simd);
+        let count = self.rows.len();
+        self.workspace.total[..count * layout.width].fill(0.0);
+        self.workspace.total_max[..count].fill(LOWEST);
+        self.workspace.total_sum[..count].fill(0.0);
+        let seen = self.seen();
+        for chunk in (seen.start / CHUNK * CHUNK..seen.end).step_by(CHUNK) {
+            self.workspace.out[..count * layout.width].fill(0.0);
+            self.workspace.max[..count].fill(LOWEST);
+            self.workspace.sums[..count * LANES].fill(0.0);
+            let positions = chunk.max(seen.start)..seen.end.min(chunk + CHUNK);
+            for tile in (positions.start / TILE * TILE..positions.end).step_by(TILE) {
+                let positions = tile.max(positions.start)..positions.end.min(tile + TILE);
+                self.tile(simd, tile, positions);
+            }
+            self.merge(simd);
+        }
+        self.finish(simd);
+    }
+}
+
+impl<T: PageLane> Attend<'_, T> {
+    #[inline(always)]
+    fn token(&self, row: usize) -> usize {
+        (self.rows.start + row) / self.queries.group
+    }
+
+    /// Where the head of a row stands in a row of `q` and of the output.
+    #[inline(always)]
+    fn columns(&self, row: usize) -> Range<usize> {
+        let group = self.queries.group;
+        let head = self.source.head * group + (self.rows.start + row) % group;
+        head * self.source.layout.head_dim..(head + 1) * self.source.layout.head_dim
+    }
+
+    /// The positions that some row sees.
+    #[inline(always)]
+    fn seen(&self) -> Range<usize> {
+        let last = self.sight.range(self.token(self.rows.len() - 1));
+        self.sight.range(self.token(0)).start..last.end
+    }
+
+    #[inline(always)]
+    fn pack_queries<S: Simd>(&mut self, simd: S) {
+        let steps = self.source.layout.key_steps;
+        for row in 0..self.rows.len() {
+            let q = &self.queries.q.row(self.queries.first + self.token(row))[self.columns(row)];
+            let to = self.workspace.queries.as_mut_ptr().cast::<InputOf<T, S>>();
+            // SAFETY: the rows of a tile have at most `TILE_FLOATS` elements, and an input takes
+            // four bytes for each.
+            unsafe { T::On::<S>::pack(simd, q, to.add(row * steps), 1) };
+        }
+    }
+
+    /// Adds the positions of a tile to the running sums. Tiles begin at multiples of `TILE`;
+    /// `positions` is the part of it that some row sees.
+    #[inline(always)]
+    fn tile<S: Simd>(&mut self, simd: S, start: usize, positions: Range<usize>) {
+        let pages = positions.start / PAGE..positions.end.div_ceil(PAGE);
+        let first = start / PAGE;
+        // Pages that nobody sees are not touched: others stand for them and are masked.
+        let keys: [*const T; PAGES] = std::array::from_fn(|i| {
+            let page = (first + i).clamp(pages.start, pages.end - 1);
+            self.source.page(page).as_ptr()
+        });
+        let count = self.rows.len();
+        if count == 1 {
+            self.score::<S, 1>(simd, 0, keys);
+        } else {
+            for row in (0..count).step_by(4) {
+                self.score::<S, 4>(simd, row, keys);
+            }
+        }
+        for row in 0..count {
+            self.weigh(simd, row, start);
+        }
+        // Beyond the last position a page may hold anything, even what is not a number.
+        let mut values: [*const T; PAGES] =
+            std::array::from_fn(|i| keys[i].wrapping_add(self.source.layout.keys()));
+        let slots = positions.end % PAGE;
+        if slots != 0 {
+            values[pages.end - 1 - first] = self.clear_after(pages.end - 1, slots);
+        }
+        let values = Values {
+            pages: values,
+            seen: (pages.start - first, pages.end - first),
+        };
+        if count == 1 {
+            self.collect::<S, 1>(simd, 0, &values);
+        } else {
+            for row in (0..count).step_by(4) {
+                self.collect::<S, 4>(simd, row, &values);
+            }
+        }
+    }
+
+    /// The values of a page, with zeros from position `slots` of it on.
+    #[inline(always)]
+    fn clear_after(&mut self, page: usize, slots: usize) -> *const T {
+        let layout = &self.source.layout;
+        // SAFETY: a lane is a number of four bytes, valid with any bits.
+        let (_, to, _) = unsafe { self.workspace.values.align_to_mut::<T>() };
+        T::copy_values(self.source.page(page), layout, slots, to);
+        to.as_ptr()
+    }
+
+    /// Scores of `R` rows with the keys of a tile.
+    #[inline(always)]
+    fn score<S: Simd, const R: usize>(&mut self, simd: S, row: usize, keys: [*const T; PAGES]) {
+        if S::WIDE {
+            self.score_pages::<S, R, PAGES>(simd, row, 0, keys);
+        } else {
+            for (page, key) in keys.into_iter().enumerate() {
+                self.score_pages::<S, R, 1>(simd, row, page, [key]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn score_pages<S: Simd, const R: usize, const P: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        page: usize,
+        keys: [*const T; P],
+    ) {
+        let steps = self.source.layout.key_steps;
+        let inputs = self.workspace.queries.as_ptr().cast::<InputOf<T, S>>();
+        let inputs = Inputs {
+            start: inputs.wrapping_add(row * steps),
+            row: steps,
+            step: 1,
+        };
+        let mut sums = [[simd.splat(0.0); P]; R];
+        // SAFETY: `R` rows of `steps` inputs are in the workspace (those beyond the last row are
+        // stale numbers); each key points to a page.
+        unsafe {
+            multiply::<S, T::On<S>, R, P>(
+                simd,
+                steps,
+                inputs,
+                Lanes {
+                    panels: keys,
+                    step: PAGE,
+                },
+                &mut sums,
+            );
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (p, sum) in sums.into_iter().enumerate() {
+                let start = (row + r) * TILE + (page + p) * PAGE;
+                simd.store_slice(&mut self.workspace.scores[start..start + PAGE], sum);
+            }
+        }
+    }
+
+    /// Turns the scores of a row into weights and rescales its sums to the new maximum.
+    #[inline(always)]
+    fn weigh<S: Simd>(&mut self, simd: S, row: usize, start: usize) {
+        let seen = self.sight.range(self.token(row));
+        let work = &mut *self.workspace;
+        let scores = &work.scores[row * TILE..(row + 1) * TILE];
+        let mut x = [simd.splat(0.0); PAGES];
+        for (x, scores) in x.iter_mut().zip(scores.chunks_exact(LANES)) {
+            *x = self.scores.powers(simd, simd.load_slice(scores));
+        }
+        if seen.start > start || seen.end < start + TILE {
+            mask(simd, &mut x, start, &seen);
+        }
+        let max = simd.max(simd.max(x[0], x[1]), simd.max(x[2], x[3]));
+        let (old, max) = (work.max[row], simd.largest(max));
+        let sums = &mut work.sums[row * LANES..(row + 1) * LANES];
+        if max > old {
+            work.max[row] = max;
+            let factor = math::exp2(simd, simd.splat(old - max));
+            simd.store_slice(sums, simd.mul(simd.load_slice(sums), factor));
+            let width = self.source.layout.width;
+            for out in work.out[row * width..(row + 1) * width].chunks_exact_mut(LANES) {
+                simd.store_slice(out, simd.mul(simd.load_slice(out), factor));
+            }
+        }
+        let max = simd.splat(work.max[row]);
+        let mut weights = [0.0; TILE];
+        for (weights, x) in weights.chunks_exact_mut(LANES).zip(&mut x) {
+            *x = math::exp2(simd, simd.sub(*x, max));
+            simd.store_slice(weights, *x);
+        }
+        let sum = simd.add(simd.add(x[0], x[1]), simd.add(x[2], x[3]));
+        simd.store_slice(sums, simd.add(simd.load_slice(sums), sum));
+        let steps = TILE / <T as Lane>::DEPTH;
+        let to = work
+            .weights
+            .as_mut_ptr()
+            .cast::<InputOf<T, S>>()
+            .wrapping_add(row * steps);
+        // SAFETY: the weights of a tile take four bytes each.
+        unsafe { T::On::<S>::pack(simd, &weights, to, 1) };
+    }
+
+    /// Adds weights times values to the outputs of `R` rows.
+    #[inline(always)]
+    fn collect<S: Simd, const R: usize>(&mut self, simd: S, row: usize, values: &Values<T>) {
+        let columns = self.source.layout.width / LANES;
+        let mut column = 0;
+        while column < columns {
+            if S::WIDE && columns - column >= 4 {
+                self.collect_columns::<S, R, 4>(simd, row, column, values);
+                column += 4;
+            } else {
+                self.collect_columns::<S, R, 1>(simd, row, column, values);
+                column += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn collect_columns<S: Simd, const R: usize, const P: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        values: &Values<T>,
+    ) {
+        let PageLayout {
+            width, value_steps, ..
+        } = self.source.layout;
+        let work = &mut *self.workspace;
+        let mut sums = [[simd.splat(0.0); P]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let start = (row + r) * width + column * LANES;
+            for (sum, out) in sums.iter_mut().zip(work.out[start..].chunks_exact(LANES)) {
+                *sum = simd.load_slice(out);
+            }
+        }
+        let steps = PAGES * value_steps;
+        let weights = work
+            .weights
+            .as_ptr()
+            .cast::<InputOf<T, S>>()
+            .wrapping_add(row * steps);
+        for page in values.seen.0..values.seen.1 {
+            let panels: [*const T; P] =
+                std::array::from_fn(|p| values.pages[page].wrapping_add((column + p) * LANES));
+            let start = weights.wrapping_add(page * value_steps);
+            // SAFETY: the weights of `R` rows of a tile are in the workspace (those beyond the
+            // last row are stale numbers); each page points to `value_steps` rows of `width`.
+            unsafe {
+                multiply::<S, T::On<S>, R, P>(
+                    simd,
+                    value_steps,
+                    Inputs {
+                        start,
+                        row: steps,
+                        step: 1,
+                    },
+                    Lanes {
+                        panels,
+                        step: width,
+                    },
+                    &mut sums,
+                );
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            let start = (row + r) * width + column * LANES;
+            for (sum, out) in sums
+                .into_iter()
+                .zip(work.out[start..].chunks_exact_mut(LANES))
+            {
+                simd.store_slice(out, sum);
+            }
+        }
+    }
+
+    /// Adds the chunk's sums to the total. A chunk without a visible position changes no bit.
+    #[inline(always)]
+    fn merge<S: Simd>(&mut self, simd: S) {
+        let width = self.source.layout.width;
+        let work = &mut *self.workspace;
+        for row in 0..self.rows.len() {
+            let max = if work.max[row] > work.total_max[row] {
+                work.max[row]
+            } else {
+                work.total_max[row]
+            };
+            let before = math::exp2(simd, simd.splat(work.total_max[row] - max));
+            let now = math::exp2(simd, simd.splat(work.max[row] - max));
+            let sum = simd.load_slice(&work.sums[row * LANES..(row + 1) * LANES]);
+            let sum = simd.splat(simd.sum(sum));
+            let total = simd.mul(simd.splat(work.total_sum[row]), before);
+            work.total_sum[row] = simd.to_array(simd.fma(sum, now, total))[0];
+            work.total_max[row] = max;
+            let columns = row * width..(row + 1) * width;
+            let outs = work.out[columns.clone()].chunks_exact(LANES);
+            for (total, out) in work.total[columns].chunks_exact_mut(LANES).zip(outs) {
+                let kept = simd.mul(simd.load_slice(total), before);
+                simd.store_slice(total, simd.fma(simd.load_slice(out), now, kept));
+            }
+        }
+    }
+
+    /// Divides by the sums and writes the output.
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, simd: S) {
+        let PageLayout {
+            head_dim, width, ..
+        } = self.source.layout;
+        let heads = self.queries.q.width();
+        for row in 0..self.rows.len() {
+            let columns = self.columns(row);
+            let start = (self.queries.first + self.token(row)) * heads;
+            // SAFETY: each head of each row belongs to one task.
+            let out = unsafe { self.out.slice(start + columns.start..start + columns.end) };
+            let sum = simd.splat(self.workspace.total_sum[row]);
+            let total = &self.workspace.total[row * width..row * width + head_dim];
+            for (out, total) in out.chunks_mut(LANES).zip(total.chunks(LANES)) {
+                simd.store_slice(out, simd.div(simd.load_slice(total), sum));
+            }
+        }
+    }
+}
+
+impl<T> Source<'_, T> {
+    /// The lanes of a page of the sequence.
+    #[inline(always)]
+    fn page(&self, page: usize) -> &[T] {
+        let page = match self.order {
+            Order::Table {
+                blocks,
+                block_pages,
+            } => blocks[page / block_pages] as usize * block_pages + page % block_pages,
+            Order::From(first) => first + page,
+        };
+        let start = (page * self.kv_heads + self.head) * self.layout.page();
+        &self.lanes[start..start + self.layout.page()]
+    }
+}
+
+impl Scores {
+    /// Powers of two of the weights, from dot products.
+    #[inline(always)]
+    fn powers<S: Simd>(&self, simd: S, dot: S::F) -> S::F {
+        match self.softcap {
+            None => simd.mul(dot, simd.splat(self.scale * LOG2_E)),
+            Some(cap) => {
+                let bent = math::tanh(simd, simd.mul(dot, simd.splat(self.scale / cap)));
+                simd.mul(bent, simd.splat(cap * LOG2_E))
+            }
+        }
+    }
+}
+
+/// The values of a tile, and which of its pages somebody sees.
+struct Values<T> {
+    pages: [*const T; PAGES],
+    seen: (usize, usize),
+}
+
+/// Sets the positions outside of `seen` to minus infinity.
+#[inline(always)]
+fn mask<S: Simd>(simd: S, x: &mut [S::F; PAGES], start: usize, seen: &Range<usize>) {
+    let hidden = simd.splat(f32::NEG_INFINITY);
+    for (i, x) in x.iter_mut().enumerate() {
+        let first = (start + i * LANES) as isize;
+        let places = simd.load_array(&PLACES);
+        // Whole numbers far below 2^24: exact.
+        let after = simd.add(places, simd.splat((first - seen.start as isize) as f32));
+        let before = simd.sub(simd.splat((seen.end as isize - 1 - first) as f32), places);
+        *x = simd.select_negative(after, hidden, *x);
+        *x = simd.select_negative(before, hidden, *x);
+    }
+}
+
+const PLACES: [f32; LANES] = [
+    0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
+];
+
+/// Positions of a tile: four vectors of scores.
+const TILE: usize = 64;
+const PAGES: usize = TILE / PAGE;
+/// Positions summed up before they are merged.
+const CHUNK: usize = 512;
+/// The widest head.
+const WIDTH: usize = 256;
+/// Floats of the outputs of a tile: with scores, weights, keys and values it stays in the
+/// first-level cache.
+const TILE_FLOATS: usize = 2048;
+const ROWS: usize = 32;
+/// Below every score; finite, so that differences are numbers.
+const LOWEST: f32 = -1e30;

@@ -1,0 +1,463 @@
+//! Matrix product with weights in panels: from one row (bound by memory) to many (by arithmetic).
+//!
+//! Weights lie as `[outputs / 16][steps][16]` lanes, each of one f32 or of a pair of bf16 along
+//! the inputs. A tile of rows times panels keeps its sums in registers and walks the steps. Every
+//! sum takes its products one after another along the inputs, whatever the tile, and between
+//! blocks of steps it rests in `y` as the f32 it is; so its bits depend on nothing else.
+#![expect(unsafe_code, reason = "register tiles read through pointers")]
+
+use crate::Compute;
+use crate::buffer::{Buffer, Number};
+use crate::shared::SharedMut;
+use crate::simd::{F32Lanes, Format, Kernel, LANES, Simd, vectorize};
+use std::ops::Range;
+
+/// Packed weights `[outputs, inputs]`; lanes hold `1` (f32) or `2` (bf16) weights.
+#[derive(Debug)]
+pub(crate) struct Panels<T: Number> {
+    pub(crate) lanes: Buffer<T>,
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+    pub(crate) steps: usize,
+}
+
+/// Lanes that choose how they are multiplied.
+pub(crate) trait Lane: Number {
+    /// Weights of a lane.
+    const DEPTH: usize;
+    type On<S: Simd>: Format<S, Stored = Self>;
+}
+
+impl Lane for f32 {
+    const DEPTH: usize = 1;
+    type On<S: Simd> = F32Lanes;
+}
+
+impl Lane for u32 {
+    const DEPTH: usize = 2;
+    type On<S: Simd> = S::Bf16;
+}
+
+impl<T: Lane> Panels<T> {
+    /// Packs weights; `lane(output, step)` reads one lane.
+    pub(crate) fn pack(outputs: usize, inputs: usize, lane: impl Fn(usize, usize) -> T) -> Self {
+        let steps = inputs.div_ceil(T::DEPTH);
+        let mut lanes = Buffer::zeroed(outputs.div_ceil(LANES) * steps * LANES);
+        for (panel, lanes) in lanes.chunks_exact_mut((steps * LANES).max(1)).enumerate() {
+            for output in panel * LANES..outputs.min((panel + 1) * LANES) {
+                for (step, lanes) in lanes.chunks_exact_mut(LANES).enumerate() {
+                    lanes[output - panel * LANES] = lane(output, step);
+                }
+            }
+        }
+        Self {
+            lanes,
+            outputs,
+            inputs,
+            steps,
+        }
+    }
+
+    /// Overwrites `y` with `x W^T + bias`.
+    pub(crate) fn forward(
+        &self,
+        compute: &mut Compute,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        y: &mut [f32],
+    ) {
+        let rows = x.len() / self.inputs;
+        if rows == 0 || self.outputs == 0 {
+            return;
+        }
+        let level = compute.level();
+        let tiling = vectorize(level, Tile { rows });
+        // The largest input of a step is two floats: a word.
+        let words = tiling.count() * tiling.height * self.steps;
+        compute.with_scratch(words, |compute, scratch| {
+            let scratch = SharedMut::new(scratch);
+            compute.run_chunks(tiling.count(), tiling.height * self.inputs, &|tiles| {
+                vectorize(
+                    level,
+                    Pack {
+                        panels: self,
+                        tiling,
+                        x,
+                        scratch,
+                        tiles,
+                    },
+                );
+            });
+            let y = SharedMut::new(y);
+            let split = Split::new(self, &tiling, compute.threads());
+            let task = |index: usize| {
+                let (panels, tiles) = split.part(index);
+                vectorize(
+                    level,
+                    Part {
+                        weights: self,
+                        tiling,
+                        scratch,
+                        bias,
+                        y,
+                        panels,
+                        tiles,
+                    },
+                );
+            };
+            compute.run(split.tasks(), &task);
+        });
+    }
+}
+
+/// How rows fall into tiles: all of `height` rows but the last.
+#[derive(Clone, Copy, Debug)]
+struct Tiling {
+    rows: usize,
+    height: usize,
+    last: usize,
+}
+
+impl Tiling {
+    fn count(&self) -> usize {
+        self.rows.div_ceil(self.height)
+    }
+
+    /// Rows of a tile, and the height of the kernel that computes it.
+    fn tile(&self, tile: usize) -> (Range<usize>, usize) {
+        let start = tile * self.height;
+        if start + self.height >= self.rows {
+            (start..self.rows, self.last)
+        } else {
+            (start..start + self.height, self.height)
+        }
+    }
+}
+
+struct Tile {
+    rows: usize,
+}
+
+impl Kernel for Tile {
+    type Output = Tiling;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Tiling {
+        let heights: &[usize] = if S::WIDE {
+            &[1, 2, 4, 6, 8, 12]
+        } else {
+            &[1, 2, 4]
+        };
+        let fit = |rows: usize| *heights.iter().find(|&&height| height >= rows).unwrap_or(&1);
+        let highest = heights[heights.len() - 1];
+        let height = fit(self.rows.div_ceil(self.rows.div_ceil(highest)));
+        let last = fit(self.rows - (self.rows - 1) / height * height);
+        Tiling {
+            rows: self.rows,
+            height,
+            last,
+        }
+    }
+}
+
+/// Converts rows of `x` into the inputs of tiles: `[tile][step][height]`.
+struct Pack<'a, T: Lane> {
+    panels: &'a Panels<T>,
+    tiling: Tiling,
+    x: &'a [f32],
+    scratch: SharedMut<'a, u64>,
+    tiles: Range<usize>,
+}
+
+impl<T: Lane> Kernel for Pack<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Panels { inputs, steps, .. } = *self.panels;
+        for tile in self.tiles {
+            let (rows, height) = self.tiling.tile(tile);
+            let words = tile * self.tiling.height * steps;
+            // SAFETY: each tile has its own words and belongs to one task.
+            let to = unsafe { self.scratch.slice(words..words + height * steps) };
+            let to = to.as_mut_ptr().cast::<<T::On<S> as Format<S>>::Input>();
+            for (i, row) in rows.enumerate() {
+                let x = &self.x[row * inputs..(row + 1) * inputs];
+                // SAFETY: an input is at most a word, so `height * steps` of them fit; this row
+                // writes at `i + step * height` for each step.
+                unsafe { T::On::<S>::pack(simd, x, to.add(i), height) };
+            }
+        }
+    }
+}
+
+/// How the work falls into tasks: chunks of panels by blocks of tiles.
+#[derive(Clone, Copy, Debug)]
+struct Split {
+    panels: usize,
+    panels_chunk: usize,
+    tiles: usize,
+    tiles_block: usize,
+}
+
+impl Split {
+    fn new<T: Lane>(weights: &Panels<T>, tiling: &Tiling, threads: usize) -> Self {
+        let panels = weights.outputs.div_ceil(LANES);
+        let tiles = tiling.count();
+        let tiles_block = (ROWS_BLOCK / tiling.height).clamp(1, tiles);
+        let work = weights.steps * LANES * (WEIGHT_WORK + tiling.rows.min(ROWS_BLOCK));
+        let least = TASK_WORK.div_ceil(work.max(1));
+        let even = panels * tiles.div_ceil(tiles_block) / (threads * TASKS_PER_THREAD);
+        let chunk = if threads == 1 {
+            CHUNK_MAX
+        } else {
+            even.clamp(least, CHUNK_MAX.max(least))
+        };
+        let panels_chunk = chunk.next_multiple_of(4).min(panels);
+        Self {
+            panels,
+            panels_chunk,
+            tiles,
+            tiles_block,
+        }
+    }
+
+    fn blocks(&self) -> usize {
+        self.tiles.div_ceil(self.tiles_block)
+    }
+
+    fn tasks(&self) -> usize {
+        self.panels.div_ceil(self.panels_chunk) * self.blocks()
+    }
+
+    /// Panels and tiles of a task; neighbours share panels.
+    fn part(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let panel = index / self.blocks() * self.panels_chunk;
+        let tile = index % self.blocks() * self.tiles_block;
+        (
+            panel..(panel + self.panels_chunk).min(self.panels),
+            tile..(tile + self.tiles_block).min(self.tiles),
+        )
+    }
+}
+
+/// The product of some panels with some tiles.
+struct Part<'a, T: Lane> {
+    weights: &'a Panels<T>,
+    tiling: Tiling,
+    scratch: SharedMut<'a, u64>,
+    bias: Option<&'a [f32]>,
+    y: SharedMut<'a, f32>,
+    panels: Range<usize>,
+    tiles: Range<usize>,
+}
+
+impl<T: Lane> Kernel for Part<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let steps = self.weights.steps;
+        let block = if self.tiles.len() == 1 {
+            steps
+        } else {
+            STEPS_BLOCK
+        };
+        let group = if S::WIDE && self.tiling.height > 4 {
+            2
+        } else {
+            4
+        };
+        for start in (0..steps).step_by(block) {
+            let steps = start..steps.min(start + block);
+            for panel in self.panels.clone().step_by(group) {
+                let panels = panel..self.panels.end.min(panel + group);
+                for tile in self.tiles.clone() {
+                    self.tile(simd, tile, panels.clone(), steps.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Where a register tile stands.
+struct At<I> {
+    rows: Range<usize>,
+    panel: usize,
+    steps: Range<usize>,
+    inputs: *const I,
+}
+
+type InputOf<T, S> = <<T as Lane>::On<S> as Format<S>>::Input;
+
+impl<T: Lane> Part<'_, T> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, simd: S, tile: usize, panels: Range<usize>, steps: Range<usize>) {
+        let (rows, height) = self.tiling.tile(tile);
+        let words = tile * self.tiling.height * self.weights.steps;
+        // SAFETY: packing is over, so the words are only read; each tile begins at its own.
+        let inputs = unsafe { self.scratch.start().add(words).cast::<InputOf<T, S>>() };
+        // SAFETY: the tile holds `height` inputs for each step.
+        let inputs = unsafe { inputs.add(steps.start * height) };
+        let at = At {
+            rows,
+            panel: panels.start,
+            steps,
+            inputs,
+        };
+        match height {
+            1 => self.columns::<S, 1>(simd, at, panels.end),
+            2 => self.columns::<S, 2>(simd, at, panels.end),
+            4 => self.columns::<S, 4>(simd, at, panels.end),
+            6 if S::WIDE => self.columns::<S, 6>(simd, at, panels.end),
+            8 if S::WIDE => self.columns::<S, 8>(simd, at, panels.end),
+            12 if S::WIDE => self.columns::<S, 12>(simd, at, panels.end),
+            _ => unreachable!("no kernel of height {height}"),
+        }
+    }
+
+    /// The panels from `at.panel` to `end`, as many at once as there are registers for.
+    #[inline(always)]
+    fn columns<S: Simd, const R: usize>(&self, simd: S, at: At<InputOf<T, S>>, end: usize) {
+        let most = if !S::WIDE {
+            4 / R
+        } else if R > 4 {
+            2
+        } else {
+            4
+        };
+        let mut at = at;
+        while at.panel < end {
+            let left = end - at.panel;
+            if most >= 4 && left >= 4 {
+                self.registers::<S, R, 4>(simd, &at);
+                at.panel += 4;
+            } else if most >= 2 && left >= 2 {
+                self.registers::<S, R, 2>(simd, &at);
+                at.panel += 2;
+            } else {
+                self.registers::<S, R, 1>(simd, &at);
+                at.panel += 1;
+            }
+        }
+    }
+
+    /// `R` rows times `P` panels over some steps, from `y` (or zero) to `y` (plus the bias).
+    #[inline(always)]
+    fn registers<S: Simd, const R: usize, const P: usize>(&self, simd: S, at: &At<InputOf<T, S>>) {
+        let panel = self.weights.steps * LANES;
+        let mut sums = [[simd.splat(0.0); P]; R];
+        if at.steps.start > 0 {
+            self.each::<R, P>(at, |row, p, y| sums[row][p] = simd.load_slice(y));
+        }
+        let first = at.panel * panel + at.steps.start * LANES;
+        let last = (at.panel + P - 1) * panel + at.steps.end * LANES;
+        let lanes = self.weights.lanes[first..last].as_ptr();
+        let lanes = std::array::from_fn(|p| lanes.wrapping_add(p * panel));
+        // SAFETY: the range above holds the steps of `P` panels, and the tile holds `R` inputs
+        // for each step from `at.inputs` on.
+        unsafe {
+            multiply::<S, T::On<S>, R, P>(
+                simd,
+                at.steps.len(),
+                Inputs {
+                    start: at.inputs,
+                    row: 1,
+                    step: R,
+                },
+                Lanes {
+                    panels: lanes,
+                    step: LANES,
+                },
+                &mut sums,
+            );
+        }
+        let bias = self.bias.filter(|_| at.steps.end == self.weights.steps);
+        self.each::<R, P>(at, |row, p, y| {
+            let mut sum = sums[row][p];
+            if let Some(bias) = bias {
+                let first = (at.panel + p) * LANES;
+                sum = simd.add(sum, simd.load_slice(&bias[first..first + y.len()]));
+            }
+            simd.store_slice(y, sum);
+        });
+    }
+
+    /// Calls `visit(row, panel, columns of y)` for the places of a register tile that exist.
+    #[inline(always)]
+    fn each<const R: usize, const P: usize>(
+        &self,
+        at: &At<impl Copy>,
+        mut visit: impl FnMut(usize, usize, &mut [f32]),
+    ) {
+        let outputs = self.weights.outputs;
+        for row in 0..R {
+            if row >= at.rows.len() {
+                break;
+            }
+            for p in 0..P {
+                let first = (at.panel + p) * LANES;
+                let start = (at.rows.start + row) * outputs + first;
+                // SAFETY: rows and panels of a task are its own.
+                let y = unsafe { self.y.slice(start..start + LANES.min(outputs - first)) };
+                visit(row, p, y);
+            }
+        }
+    }
+}
+
+/// Inputs of a register tile: where row `r` and step `s` stand.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<I> {
+    pub(crate) start: *const I,
+    pub(crate) row: usize,
+    pub(crate) step: usize,
+}
+
+/// Weights of a register tile: where each panel begins, and how many lanes on its next step is.
+#[derive(Clone, Copy)]
+pub(crate) struct Lanes<T, const P: usize> {
+    pub(crate) panels: [*const T; P],
+    pub(crate) step: usize,
+}
+
+/// Adds the products of `steps` steps to `R` times `P` vectors of sums.
+///
+/// # Safety
+/// Every input and every sixteen lanes that the strides name can be read.
+#[inline(always)]
+pub(crate) unsafe fn multiply<S: Simd, F: Format<S>, const R: usize, const P: usize>(
+    simd: S,
+    steps: usize,
+    inputs: Inputs<F::Input>,
+    lanes: Lanes<F::Stored, P>,
+    sums: &mut [[S::F; P]; R],
+) {
+    let mut local = *sums;
+    for step in 0..steps {
+        let weights: [F::Loaded; P] = std::array::from_fn(|p| {
+            // SAFETY: the caller's promise.
+            unsafe { F::load(simd, lanes.panels[p].add(step * lanes.step)) }
+        });
+        for (row, sums) in local.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let input = unsafe { *inputs.start.add(step * inputs.step + row * inputs.row) };
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = F::step(simd, *sum, weights, input);
+            }
+        }
+    }
+    *sums = local;
+}
+
+// A block of 256 rows of inputs (256 KiB for a block of steps) stays in the second-level cache
+// while panels pass by, and 256 steps of two panels (32 KiB) in the first-level cache.
+const ROWS_BLOCK: usize = 256;
+const STEPS_BLOCK: usize = 256;
+
+// One weight read from memory takes about as long as the products of eight rows with it.
+const WEIGHT_WORK: usize = 8;
+// About 10 us of work: less is not worth handing over.
+const TASK_WORK: usize = 256 << 10;
+const TASKS_PER_THREAD: usize = 4;
+const CHUNK_MAX: usize = 16;

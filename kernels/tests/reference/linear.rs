@@ -1,0 +1,126 @@
+//! The linear layer and the tables.
+
+use crate::{assert_close, assert_same_bits, each_level, plain, random};
+use half::bf16;
+use kernels::embedding::Embedding;
+use kernels::linear::{Linear, LinearShape};
+use kernels::{Compute, Level};
+
+const SHAPES: [(usize, usize); 7] = [
+    (1, 1),
+    (3, 5),
+    (16, 32),
+    (50, 33),
+    (96, 64),
+    (81, 601),
+    (33, 1100),
+];
+
+fn halves(weight: &[f32]) -> Vec<bf16> {
+    weight.iter().map(|&x| bf16::from_f32(x)).collect()
+}
+
+#[test]
+fn forward_matches_the_definition() {
+    each_level(|compute| {
+        for (outputs, inputs) in SHAPES {
+            let shape = LinearShape { outputs, inputs };
+            let weight = random(1, outputs * inputs);
+            let bias = random(2, outputs);
+            let rounded = plain::round(&weight);
+            let f32 = Linear::from_f32(shape, &weight, Some(&bias));
+            let bf16 = Linear::from_bf16(shape, &halves(&weight), Some(&bias));
+            let bare = Linear::from_f32(shape, &weight, None);
+            for rows in [1, 2, 3, 5, 8, 13, 33] {
+                let what = format!("{:?} {rows} rows of {shape:?}", compute.level());
+                let x = random(3, rows * inputs);
+                let mut y = vec![f32::NAN; rows * outputs];
+                f32.forward(compute, &x, &mut y);
+                let expected = plain::linear(&x, &weight, Some(&bias), inputs);
+                assert_close(&y, &expected, 2e-6, &what);
+                bare.forward(compute, &x, &mut y);
+                let expected = plain::linear(&x, &weight, None, inputs);
+                assert_close(&y, &expected, 2e-6, &what);
+                bf16.forward(compute, &x, &mut y);
+                // Only this level rounds the inputs too.
+                let dot = compute.level() == Level::Avx512Bf16;
+                let x = if dot { plain::round(&x) } else { x };
+                let expected = plain::linear(&x, &rounded, Some(&bias), inputs);
+                assert_close(&y, &expected, 2e-6, &what);
+            }
+        }
+    });
+}
+
+/// The bits of a row are those it has alone, whatever rows and threads are beside it.
+#[test]
+fn rows_do_not_know_each_other() {
+    each_level(|compute| {
+        for (outputs, inputs) in [(50, 33), (96, 640), (200, 1100)] {
+            let shape = LinearShape { outputs, inputs };
+            let weight = random(4, outputs * inputs);
+            let x = random(5, 300 * inputs);
+            let layers = [
+                Linear::from_f32(shape, &weight, None),
+                Linear::from_bf16(shape, &halves(&weight), None),
+            ];
+            for layer in layers {
+                let mut alone = vec![0.0; 300 * outputs];
+                for (x, y) in x.chunks(inputs).zip(alone.chunks_mut(outputs)) {
+                    layer.forward(compute, x, y);
+                }
+                for threads in 1..=3 {
+                    let compute = &mut Compute::with_level(threads, compute.level());
+                    for rows in (1..=33).chain([300]) {
+                        for first in [0, 300 - rows] {
+                            let mut y = vec![f32::NAN; rows * outputs];
+                            layer.forward(compute, &x[first * inputs..][..rows * inputs], &mut y);
+                            let what =
+                                format!("{:?} {threads} threads {rows} rows", compute.level());
+                            assert_same_bits(
+                                &y,
+                                &alone[first * outputs..][..rows * outputs],
+                                &what,
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn gathered_rows_are_the_weights() {
+    each_level(|compute| {
+        let (rows, width) = (37, 13);
+        let table = random(6, rows * width);
+        let tokens = [36, 0, 5, 5, 17];
+        let pick = |table: &[f32]| -> Vec<f32> {
+            tokens
+                .iter()
+                .flat_map(|&t| table[t as usize * width..][..width].to_vec())
+                .collect()
+        };
+        let shape = LinearShape {
+            outputs: rows,
+            inputs: width,
+        };
+        let mut out = vec![f32::NAN; tokens.len() * width];
+        Linear::from_f32(shape, &table, None).gather(compute, &tokens, &mut out);
+        assert_same_bits(&out, &pick(&table), "linear f32");
+        Linear::from_bf16(shape, &halves(&table), None).gather(compute, &tokens, &mut out);
+        assert_same_bits(&out, &pick(&plain::round(&table)), "linear bf16");
+        Embedding::from_f32(width, &table).gather(compute, &tokens, &mut out);
+        assert_same_bits(&out, &pick(&table), "embedding f32");
+        let embedding = Embedding::from_bf16(width, &halves(&table));
+        embedding.gather_add(compute, &tokens, &mut out);
+        let sums: Vec<f32> = pick(&table)
+            .iter()
+            .zip(pick(&plain::round(&table)))
+            .map(|(a, b)| a + b)
+            .collect();
+        assert_same_bits(&out, &sums, "added bf16");
+        assert_eq!((embedding.rows(), embedding.width()), (rows, width));
+    });
+}
