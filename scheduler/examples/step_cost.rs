@@ -18,17 +18,21 @@ const PROMPT_TOKENS: u32 = 1024;
 /// Decode steps measured; each sequence fills blocks in some of them.
 const STEPS: u32 = 256;
 
+/// A fast hash, so that the figures are the scheduler's own. SHA-256 adds about 0.1 us for each
+/// block that a step fills: one for 16 sequences on average.
 #[derive(Debug)]
 struct Mix;
 
 impl BlockHasher for Mix {
     fn hash(&self, parent: BlockHash, tokens: &[Token]) -> BlockHash {
-        let mut hash = parent.0 ^ 0x6a09_e667_f3bc_c908_bb67_ae85_84ca_a73b;
+        let mut hash = parent.0 as u64;
         for token in tokens {
-            hash = (hash ^ u128::from(token.0)).wrapping_mul(0x0000_0100_0000_01b3_9e37_79b9);
-            hash ^= hash >> 61;
+            hash = (hash ^ u64::from(token.0))
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(29);
         }
-        BlockHash(hash)
+        let high = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        BlockHash(u128::from(high) << 64 | u128::from(hash ^ (high >> 32)))
     }
 }
 

@@ -69,11 +69,11 @@ impl Kv {
     /// Makes a full, computed block findable. When another block holds the same text already,
     /// that one stays the findable one.
     pub(crate) fn publish(&mut self, block: BlockId, key: Key<'_>) -> ContentId {
-        if let Some((_, content)) = self.index.find(key) {
-            return content;
+        let (content, entered) = self.index.insert(block, key);
+        if entered {
+            self.pool.keep(block);
         }
-        self.pool.keep(block);
-        self.index.insert(block, key)
+        content
     }
 
     /// Makes `block` no longer findable, if it was: what it holds is not to be trusted.

@@ -24,7 +24,7 @@ use crate::plan::{BlockId, Event, SlotId, Stats};
 use crate::prefix::Parent;
 use crate::queue::{PATIENCE, Queue};
 use crate::request::{Finish, Micros, Reject, Request, RequestId, Token};
-use crate::sequence::{Handle, Sequence, Sequences};
+use crate::sequence::{Cold, Handle, Sequence, Sequences};
 
 mod applying;
 mod checking;
@@ -140,30 +140,13 @@ impl Scheduler {
         }
         self.arrivals += 1;
         let patience = Micros(now.0.saturating_add(PATIENCE.0));
-        let prompt = request.prompt.len() as u32;
-        let sequence = Sequence {
-            id: request.id,
-            stamp: 0,
-            slot: None,
-            known: prompt + request.generated.len() as u32,
-            last: request
-                .generated
-                .last()
-                .copied()
-                .unwrap_or(request.prompt[prompt as usize - 1]),
-            pending: 0,
-            planned: 0,
-            computed: 0,
-            published: 0,
-            known_max: prompt + output_max,
-            last_step: 0,
-            table: Vec::new(),
+        let cold = Cold {
             prompt: request.prompt,
-            output: request.generated,
-            parent: Parent::Root(request.root),
+            output_max,
             root: request.root,
+            hash: request.root,
+            parent: Parent::root(request.root),
             hashes: Vec::new(),
-            account: self.queue.join(request.priority, request.tenant),
             priority: request.priority,
             arrival: self.arrivals,
             urgency: request
@@ -173,7 +156,9 @@ impl Scheduler {
             preemptions: 0,
             started: false,
         };
-        let (account, key) = (sequence.account, sequence.wait_key());
+        let account = self.queue.join(request.priority, request.tenant);
+        let sequence = Sequence::new(request.id, account, request.generated, cold);
+        let key = sequence.wait_key();
         let index = self.sequences.insert(sequence);
         self.queue.push(account, key, index);
         if let Some(deadline) = request.deadline {
@@ -256,7 +241,7 @@ impl Scheduler {
         }
         let sequence = self.sequences.remove(index);
         self.queue.leave(sequence.account);
-        if let Some(deadline) = sequence.deadline {
+        if let Some(deadline) = sequence.cold.deadline {
             assert!(
                 self.deadlines.remove(&(deadline, index)),
                 "a deadline was lost"

@@ -2,13 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::hash::{BlockHash, BlockHasher};
 use crate::plan::{BlockId, SlotId};
-use crate::prefix::{Fold, Parent};
+use crate::prefix::Parent;
 use crate::queue::{AccountId, WaitKey};
 use crate::request::{Micros, Priority, RequestId, Token};
 
@@ -22,8 +22,10 @@ pub(crate) struct Handle {
     pub(crate) stamp: u32,
 }
 
-/// A request with everything the policy knows about it.
+/// A request with everything the policy knows about it. What every step looks at stands here, in
+/// two cache lines; the rest is behind `cold`.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Sequence {
     pub(crate) id: RequestId,
     /// Tells one stretch of running from the next.
@@ -44,18 +46,32 @@ pub(crate) struct Sequence {
     pub(crate) published: u32,
     /// Where the output must end: `prompt + output_max` tokens.
     pub(crate) known_max: u32,
+    pub(crate) account: AccountId,
     /// The last step that names its blocks.
     pub(crate) last_step: u64,
     /// Blocks from position 0 on.
     pub(crate) table: Vec<BlockId>,
-    pub(crate) prompt: Arc<[Token]>,
     pub(crate) output: Vec<Token>,
-    /// What stands before block `published`.
-    pub(crate) parent: Parent,
+    pub(crate) cold: Box<Cold>,
+}
+
+const _: () = assert!(
+    size_of::<Option<Sequence>>() == 128,
+    "two cache lines, no more"
+);
+
+/// What only admission, publishing, preemption and the end look at.
+#[derive(Debug)]
+pub(crate) struct Cold {
+    pub(crate) prompt: Arc<[Token]>,
+    pub(crate) output_max: u32,
     pub(crate) root: BlockHash,
-    /// The hashes of its first full blocks, as far as anybody asked.
+    /// The hash of the last published block, or the root.
+    pub(crate) hash: BlockHash,
+    /// What stands before the first block that is not published.
+    pub(crate) parent: Parent,
+    /// The hashes of its first full blocks, as far as the prefix cache was asked for them.
     pub(crate) hashes: Vec<BlockHash>,
-    pub(crate) account: AccountId,
     pub(crate) priority: Priority,
     pub(crate) arrival: u64,
     pub(crate) urgency: Micros,
@@ -66,17 +82,40 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
+    /// A waiting sequence that has put out `output` so far.
+    pub(crate) fn new(id: RequestId, account: AccountId, output: Vec<Token>, cold: Cold) -> Self {
+        let known = (cold.prompt.len() + output.len()) as u32;
+        let last = output.last().or(cold.prompt.last()).copied();
+        Self {
+            id,
+            stamp: 0,
+            slot: None,
+            known,
+            last: last.unwrap_or_default(),
+            pending: 0,
+            planned: 0,
+            computed: 0,
+            published: 0,
+            known_max: cold.prompt.len() as u32 + cold.output_max,
+            account,
+            last_step: 0,
+            table: Vec::new(),
+            output,
+            cold: Box::new(cold),
+        }
+    }
+
     /// Its place among running sequences.
     pub(crate) fn rank(&self) -> Rank {
-        (Reverse(self.priority), self.arrival)
+        (Reverse(self.cold.priority), self.cold.arrival)
     }
 
     /// Its place in the queue.
     pub(crate) fn wait_key(&self) -> WaitKey {
         WaitKey {
-            fresh: self.preemptions == 0,
-            urgency: self.urgency,
-            arrival: self.arrival,
+            fresh: self.cold.preemptions == 0,
+            urgency: self.cold.urgency,
+            arrival: self.cold.arrival,
         }
     }
 
@@ -90,39 +129,49 @@ impl Sequence {
         self.known + self.pending >= self.known_max
     }
 
+    /// Whether a block is full and computed, and the prefix cache was not told.
+    pub(crate) fn has_unpublished(&self, block_tokens: u32) -> bool {
+        (self.published + 1) * block_tokens <= self.computed
+    }
+
+    /// Whether the next position needs a block that the table does not have.
+    pub(crate) fn needs_block(&self, block_tokens: u32) -> bool {
+        self.planned >= self.table.len() as u32 * block_tokens
+    }
+
     /// Appends the tokens at `positions` to `out`, [`Token::PENDING`] where not yet known.
     pub(crate) fn copy_tokens(&self, positions: Range<u32>, out: &mut Vec<Token>) {
         assert!(
             positions.end <= self.known + self.pending,
             "a token nobody will know"
         );
-        let prompt = self.prompt.len();
+        let prompt = &self.cold.prompt;
         let (start, end) = (positions.start as usize, positions.end as usize);
         let known = end.min(self.known as usize);
-        if start < prompt {
-            out.extend_from_slice(&self.prompt[start..known.min(prompt)]);
+        if start < prompt.len() {
+            out.extend_from_slice(&prompt[start..known.min(prompt.len())]);
         }
-        if known > prompt {
-            out.extend_from_slice(&self.output[start.max(prompt) - prompt..known - prompt]);
+        if known > prompt.len() {
+            let start = start.max(prompt.len()) - prompt.len();
+            out.extend_from_slice(&self.output[start..known - prompt.len()]);
         }
         if end > known {
             out.push(Token::PENDING);
         }
     }
 
-    /// The hash of full block `at`, whose tokens are `tokens`; those before it were asked for.
+    /// The hash of full block `at`, whose tokens are `tokens`, after one with the hash `before`.
     pub(crate) fn hash_at(
-        &mut self,
+        &self,
         at: u32,
         tokens: &[Token],
+        before: BlockHash,
         hasher: &dyn BlockHasher,
     ) -> BlockHash {
-        let at = at as usize;
-        if at == self.hashes.len() {
-            let parent = self.hashes.last().copied().unwrap_or(self.root);
-            self.hashes.push(hasher.hash(parent, tokens));
+        match self.cold.hashes.get(at as usize) {
+            Some(&hash) => hash,
+            None => hasher.hash(before, tokens),
         }
-        self.hashes[at]
     }
 
     /// Takes one more token.
@@ -145,7 +194,8 @@ impl Sequence {
             self.id
         );
         (self.planned, self.computed, self.published) = (0, 0, 0);
-        self.parent = Parent::Root(self.root);
+        self.cold.hash = self.cold.root;
+        self.cold.parent = Parent::root(self.cold.root);
     }
 }
 
@@ -154,7 +204,7 @@ impl Sequence {
 pub(crate) struct Sequences {
     rows: Vec<Option<Sequence>>,
     free: Vec<u32>,
-    by_id: HashMap<RequestId, u32, BuildHasherDefault<Fold>>,
+    by_id: HashMap<RequestId, u32, BuildHasherDefault<Scatter>>,
     stamps: u32,
 }
 
@@ -218,9 +268,9 @@ impl Sequences {
     }
 
     /// The sequence at an index, if it is still the same request.
-    pub(crate) fn get(&self, index: u32, id: RequestId) -> Option<&Sequence> {
+    pub(crate) fn get_mut(&mut self, index: u32, id: RequestId) -> Option<&mut Sequence> {
         self.rows[index as usize]
-            .as_ref()
+            .as_mut()
             .filter(|sequence| sequence.id == id)
     }
 
@@ -239,5 +289,24 @@ impl Sequences {
     fn next_stamp(&mut self) -> u32 {
         self.stamps = self.stamps.wrapping_add(1);
         self.stamps
+    }
+}
+
+/// Scatters request ids, the same way in every run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scatter(u64);
+
+impl Hasher for Scatter {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
     }
 }

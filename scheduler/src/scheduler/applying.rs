@@ -53,33 +53,35 @@ impl Scheduler {
 
     fn apply_row(&mut self, row: Row, result: Option<Sampled>, events: &mut Vec<Event>) {
         let index = row.sequence.index;
-        let Some(sequence) = self.sequences.get(index, row.id) else {
+        let Some(sequence) = self.sequences.get_mut(index, row.id) else {
             return;
         };
-        let runs = sequence.stamp == row.sequence.stamp;
         if result == Some(Sampled::Fault) {
             self.distrust(index);
             self.end(index, Finish::Fault, events);
             return;
         }
+        let runs = sequence.stamp == row.sequence.stamp;
         if runs {
-            self.sequences.at_mut(index).computed = row.end;
+            sequence.computed = row.end;
+        }
+        let mut finish = None;
+        if let Some(Sampled::Token(token) | Sampled::Last(token)) = result {
+            sequence.pending -= 1;
+            sequence.push(token);
+            events.push(Event::Token { id: row.id, token });
+            self.queue.charge_output(sequence.account);
+            if matches!(result, Some(Sampled::Last(_))) {
+                finish = Some(Finish::Stop);
+            } else if sequence.known == sequence.known_max {
+                finish = Some(Finish::Length);
+            }
+        }
+        if runs && sequence.has_unpublished(self.kv.block_tokens()) {
             self.publish(index);
         }
-        let (token, last) = match result {
-            Some(Sampled::Token(token)) => (token, false),
-            Some(Sampled::Last(token)) => (token, true),
-            Some(Sampled::Fault) | None => return,
-        };
-        let sequence = self.sequences.at_mut(index);
-        sequence.pending -= 1;
-        sequence.push(token);
-        events.push(Event::Token { id: row.id, token });
-        self.queue.charge_output(sequence.account);
-        if last {
-            self.end(index, Finish::Stop, events);
-        } else if sequence.known == sequence.known_max {
-            self.end(index, Finish::Length, events);
+        if let Some(finish) = finish {
+            self.end(index, finish, events);
         }
     }
 
@@ -87,19 +89,23 @@ impl Scheduler {
     fn publish(&mut self, index: u32) {
         let block_tokens = self.kv.block_tokens();
         let sequence = self.sequences.at_mut(index);
-        while (sequence.published + 1) * block_tokens <= sequence.computed {
+        while sequence.has_unpublished(block_tokens) {
             let at = sequence.published;
             let start = at * block_tokens;
             self.block_text.clear();
             sequence.copy_tokens(start..start + block_tokens, &mut self.block_text);
-            let hash = sequence.hash_at(at, &self.block_text, self.hasher.as_ref());
+            let tokens = &self.block_text;
+            let before = sequence.cold.hash;
+            let hash = sequence.hash_at(at, tokens, before, self.hasher.as_ref());
+            let parent = sequence.cold.parent;
             let key = Key {
                 hash,
-                parent: sequence.parent,
-                tokens: &self.block_text,
+                parent,
+                tokens,
             };
             let content = self.kv.publish(sequence.table[at as usize], key);
-            sequence.parent = crate::prefix::Parent::Content(content);
+            sequence.cold.hash = hash;
+            sequence.cold.parent = parent.followed_by(content);
             sequence.published += 1;
         }
     }

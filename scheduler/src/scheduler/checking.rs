@@ -22,7 +22,7 @@ impl Scheduler {
         let deadlines = self
             .sequences
             .iter()
-            .filter(|s| s.deadline.is_some())
+            .filter(|s| s.cold.deadline.is_some())
             .count();
         assert!(
             deadlines == self.deadlines.len(),
@@ -71,7 +71,7 @@ impl Scheduler {
         let mut running = 0;
         for sequence in self.sequences.iter() {
             let id = sequence.id;
-            let tokens = sequence.prompt.len() + sequence.output.len();
+            let tokens = sequence.cold.prompt.len() + sequence.output.len();
             assert!(
                 sequence.known as usize == tokens,
                 "{id:?} has lost count of its tokens"

@@ -106,8 +106,7 @@ impl Scheduler {
             if remaining == 0 || sequence.is_full() {
                 continue;
             }
-            let needed = self.kv.blocks_for(sequence.planned + 1);
-            if needed > sequence.table.len() as u32 {
+            if sequence.needs_block(self.kv.block_tokens()) {
                 if self.kv.pool().available() == 0 {
                     pressure = Pressure::OutOfBlocks;
                     if !self.make_room(at, events) {
@@ -148,14 +147,14 @@ impl Scheduler {
     /// has been taken off the running list.
     fn preempt(&mut self, index: u32, events: &mut Vec<Event>) {
         self.preemptions += 1;
-        if self.sequences.at(index).preemptions >= self.limits.preemptions_max {
+        if self.sequences.at(index).cold.preemptions >= self.limits.preemptions_max {
             self.end(index, Finish::Preempted, events);
             return;
         }
         self.vacate(index);
         self.sequences.restamp(index);
         let sequence = self.sequences.at_mut(index);
-        sequence.preemptions += 1;
+        sequence.cold.preemptions += 1;
         sequence.rewind();
         let (account, key) = (sequence.account, sequence.wait_key());
         self.queue.push(account, key, index);
@@ -200,27 +199,33 @@ impl Scheduler {
         // One token is always computed, because its logits are wanted.
         let findable = (sequence.known - 1) / block_tokens;
         let needed = self.kv.blocks_for(sequence.known);
-        let mut parent = Parent::Root(sequence.root);
+        let mut parent = Parent::root(sequence.cold.root);
+        let mut before = sequence.cold.root;
         let mut idle_hits = 0;
         self.hits.clear();
         for at in 0..findable {
             let start = at * block_tokens;
             self.block_text.clear();
             sequence.copy_tokens(start..start + block_tokens, &mut self.block_text);
-            let hash = sequence.hash_at(at, &self.block_text, self.hasher.as_ref());
-            let key = Key {
+            let tokens = &self.block_text;
+            let hash = sequence.hash_at(at, tokens, before, self.hasher.as_ref());
+            if at as usize == sequence.cold.hashes.len() {
+                sequence.cold.hashes.push(hash);
+            }
+            let Some((block, content)) = self.kv.find(Key {
                 hash,
                 parent,
-                tokens: &self.block_text,
-            };
-            let Some((block, content)) = self.kv.find(key) else {
+                tokens,
+            }) else {
                 break;
             };
             idle_hits += u32::from(self.kv.pool().refs(block) == 0);
             self.hits.push(block);
-            parent = Parent::Content(content);
+            parent = parent.followed_by(content);
+            before = hash;
         }
-        sequence.parent = parent;
+        sequence.cold.parent = parent;
+        sequence.cold.hash = before;
         let reserve = if self.running_count == 0 {
             0
         } else {
@@ -240,9 +245,9 @@ impl Scheduler {
         sequence.published = hits;
         sequence.computed = cached;
         sequence.planned = cached;
-        if !sequence.started {
-            sequence.started = true;
-            let prompt = sequence.prompt.len() as u32;
+        if !sequence.cold.started {
+            sequence.cold.started = true;
+            let prompt = sequence.cold.prompt.len() as u32;
             let cached_tokens = cached.min(prompt);
             self.prefix_queried_tokens += u64::from(prompt);
             self.prefix_hit_tokens += u64::from(cached_tokens);
@@ -254,7 +259,10 @@ impl Scheduler {
             });
         }
         let needed = self.kv.blocks_for(sequence.known) as usize;
-        sequence.table.reserve(needed + 1);
+        // All it may ever need, so that no step moves a table.
+        sequence
+            .table
+            .reserve(self.kv.blocks_for(sequence.known_max) as usize);
         sequence.table.extend_from_slice(&self.hits);
         for &block in &self.hits {
             self.kv.share(block);
@@ -306,7 +314,12 @@ impl Scheduler {
         let start = sequence.planned;
         let end = start + count;
         let samples = count == sequence.remaining();
-        let blocks = self.kv.blocks_for(end) as usize;
+        // With the last known token in it, a slice uses the whole table.
+        let blocks = if samples {
+            sequence.table.len()
+        } else {
+            self.kv.blocks_for(end) as usize
+        };
         let plan = &mut *draft.plan;
         let token_start = plan.tokens.len() as u32;
         if count == 1 && end == sequence.known {
@@ -327,17 +340,16 @@ impl Scheduler {
         sequence.planned = end;
         sequence.pending += u32::from(samples);
         sequence.last_step = plan.step;
-        let sequence = Handle {
-            index,
-            stamp: sequence.stamp,
-        };
-        let id = plan.slices[plan.slices.len() - 1].id;
-        draft.rows.push(Row {
-            sequence,
-            id,
+        let row = Row {
+            sequence: Handle {
+                index,
+                stamp: sequence.stamp,
+            },
+            id: sequence.id,
             end,
             samples,
-        });
+        };
+        draft.rows.push(row);
     }
 }
 

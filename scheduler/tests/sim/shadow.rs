@@ -31,7 +31,7 @@ pub(crate) fn next(value: u64, vocabulary: u32) -> (Token, bool) {
     let word = mix(value ^ 0x7e57);
     (
         Token((word % u64::from(vocabulary)) as u32),
-        (word >> 32).is_multiple_of(16),
+        (word >> 32).is_multiple_of(40),
     )
 }
 

@@ -89,12 +89,14 @@ impl Shape {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let block_tokens = rng.range(1, 6);
         let blocks = rng.range(3, 40) + 1;
+        // Several sequences fit, and not for long.
+        let room = (blocks * block_tokens).min(100);
         let limits = Limits {
             step_tokens_max: rng.range(1, 40),
-            running_max: rng.range(1, 8),
+            running_max: rng.range(1, 10),
             waiting_max: rng.range(2, 20),
             sequence_tokens_max: rng.range(20, 80),
-            preemptions_max: rng.range(0, 6),
+            preemptions_max: rng.range(0, 8),
             depth_max: rng.range(1, 2),
         };
         let rare = rng.chance(50);
@@ -115,9 +117,9 @@ impl Shape {
                 fault: if rare { 0 } else { rng.range(0, 3) },
                 plan_ahead: rng.range(20, 100),
             },
-            ticks: rng.range(50, 300),
-            prompt_max: rng.range(2, 50),
-            output_max: rng.range(1, 30),
+            ticks: rng.range(100, 500),
+            prompt_max: rng.range(1, room.div_ceil(2)),
+            output_max: rng.range(1, room.div_ceil(2)),
             tenants: rng.range(1, 4),
             priorities: rng.range(1, 3),
             families: rng.range(1, 4),
