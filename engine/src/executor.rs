@@ -66,7 +66,8 @@ pub trait Executor: Send {
         prompt: &Arc<[Token]>,
         generated: &[Token],
     );
-    /// Starts a step; may return before the device is done. Steps complete in launch order.
+    /// Starts a step; may return before the device is done, or compute it at once. Steps complete in
+    /// launch order.
     fn launch(&mut self, plan: &Plan) -> Result<(), ExecutorError>;
     /// Waits for the oldest launched step and fills `rows` with what it sampled.
     fn wait(&mut self, rows: &mut Rows) -> Result<(), ExecutorError>;

@@ -11,9 +11,9 @@ use scheduler::plan::Stats;
 use scheduler::request::{Finish, Priority, Reject, RequestId, Token};
 use tokio::sync::{oneshot, watch};
 
+use crate::decoder::Decoder;
 use crate::executor::{EncodeInput, ExecutorError, TokenLogprob};
 use crate::mailbox::Mailbox;
-use crate::run::Decoder;
 use crate::run_encoder::EncodeEngine;
 use crate::sampling::Sampling;
 

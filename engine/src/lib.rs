@@ -13,6 +13,7 @@ pub mod hash;
 pub mod metrics;
 pub mod sampling;
 
+mod decoder;
 mod frame;
 mod inbox;
 mod ledger;
@@ -24,9 +25,9 @@ mod run_encoder;
 use std::sync::Arc;
 
 use config::{EncodeConfig, EngineConfig};
+use decoder::Decoder;
 use executor::{Encoder, Executor};
 use handle::{Completion, EncodeHandle, Factory, Handle};
-use run::Decoder;
 use run_encoder::EncodeEngine;
 
 // The vocabulary of the boundary, so that `server` needs no arrow to `scheduler`.

@@ -1,202 +1,25 @@
-//! The loop of a decoder: drain commands, plan, launch, publish the last step's events, wait, apply.
+//! The loop of a decoder: drain commands, plan, publish the last step's events, launch, wait, apply.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::Waker;
 
 use scheduler::limits::Limits;
 use scheduler::plan::{Event, Outcome, Plan, Sampled, Stats};
 use scheduler::request::{Finish, Micros, Reject, RequestId, Token};
 use scheduler::scheduler::Scheduler;
-use tokio::sync::oneshot;
 
 use crate::clock::{after, seconds};
-use crate::config::EngineConfig;
+use crate::decoder::{Decoder, Submission};
 use crate::executor::{Executor, ExecutorError, Row, Rows};
-use crate::frame::{Beat, Frame, Work};
-use crate::handle::{End, Factory, Generate, Generated, Refusal};
-use crate::hash::{Roots, Sha256Hasher};
-use crate::inbox::{Inbox, Orders, lock};
+use crate::frame::Beat;
+use crate::handle::{End, Generated, Refusal};
+use crate::hash::Sha256Hasher;
+use crate::inbox::Orders;
 use crate::ledger::{Ledger, Stream};
-use crate::mailbox::Mailbox;
-use crate::record::{DecoderMetrics, Ended};
 use crate::sampling::Sampling;
 
-/// A generation on its way to the loop.
-#[derive(Debug)]
-pub(crate) struct Submission {
-    id: RequestId,
-    stream: Box<Stream>,
-    verdict: oneshot::Sender<Result<(), Refusal>>,
-}
-
-/// A decoder's engine: what its handles and its lives share.
-pub(crate) struct Decoder {
-    pub(crate) frame: Frame,
-    pub(crate) inbox: Inbox<Submission>,
-    config: EngineConfig,
-    roots: Roots,
-    ids: AtomicU64,
-    metrics: DecoderMetrics,
-    stats: Mutex<Stats>,
-    ledger: Mutex<Ledger>,
-    factory: Mutex<Factory<dyn Executor>>,
-}
-
-/// What a caller holds after a submission: the id, its mailbox, and the verdict to come.
-pub(crate) type Submitted = (
-    RequestId,
-    Arc<Mailbox>,
-    oneshot::Receiver<Result<(), Refusal>>,
-);
-
-impl Decoder {
-    pub(crate) fn new(factory: Factory<dyn Executor>, config: EngineConfig) -> Self {
-        let clock = Arc::clone(&config.clock);
-        Self {
-            frame: Frame::new(
-                config.name.clone(),
-                clock,
-                config.step_timeout,
-                config.restarts,
-            ),
-            inbox: Inbox::new(config.limits.waiting_max),
-            roots: Roots::new(&config.identity),
-            ids: AtomicU64::new(1),
-            metrics: DecoderMetrics::new(&config.name),
-            stats: Mutex::default(),
-            ledger: Mutex::default(),
-            factory: Mutex::new(factory),
-            config,
-        }
-    }
-
-    /// Leaves a request in the inbox.
-    pub(crate) fn submit(&self, request: Generate) -> Result<Submitted, Refusal> {
-        let submitted = self
-            .frame
-            .admit()
-            .and_then(|()| self.leave_in_inbox(request));
-        submitted.inspect_err(|refusal| self.frame.metrics.refused(refusal))
-    }
-
-    fn leave_in_inbox(&self, request: Generate) -> Result<Submitted, Refusal> {
-        let id = RequestId(self.ids.fetch_add(1, Ordering::Relaxed));
-        let mailbox = Arc::new(Mailbox::default());
-        let (verdict, receiver) = oneshot::channel();
-        let arrived = self.frame.clock.now();
-        let stream = Box::new(Stream {
-            root: self.roots.root(&request.tenant, &request.cache_salt),
-            prompt: request.prompt,
-            sampling: Arc::new(request.sampling),
-            output_max: request.output_max,
-            priority: request.priority,
-            arrived,
-            deadline: request.timeout.map(|timeout| after(arrived, timeout)),
-            tenant: request.tenant,
-            mailbox: Arc::clone(&mailbox),
-            generated: Vec::new(),
-            pending: None,
-            token_at: arrived,
-            started: false,
-            admitted: false,
-            failures: 0,
-            ending: None,
-        });
-        self.inbox.submit(Submission {
-            id,
-            stream,
-            verdict,
-        })?;
-        Ok((id, mailbox, receiver))
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        *lock(&self.stats)
-    }
-
-    /// The ledger, if it is still in the care of `life`.
-    fn ledger(&self, life: u64) -> Result<MutexGuard<'_, Ledger>, Stop> {
-        let ledger = lock(&self.ledger);
-        if ledger.life == life {
-            Ok(ledger)
-        } else {
-            Err(Stop::Superseded)
-        }
-    }
-
-    /// Takes a stream out and tells its reader why. Returns whom to wake.
-    fn end(&self, ledger: &mut Ledger, id: RequestId, end: End, now: Micros) -> Option<Waker> {
-        let stream = ledger.streams.remove(&id)?;
-        let end = stream.ending.unwrap_or(end);
-        ledger.tenants.leave(&stream.tenant);
-        self.metrics.ended(Ended {
-            end,
-            phase: stream.phase(),
-            seconds: seconds(stream.arrived, now),
-            prompt_tokens: stream.prompt.len(),
-            generated_tokens: stream.generated.len(),
-        });
-        stream.mailbox.end(end)
-    }
-}
-
-impl Work for Decoder {
-    fn frame(&self) -> &Frame {
-        &self.frame
-    }
-
-    fn live(&self, life: u64, beat: &Beat) -> Result<(), ExecutorError> {
-        let executor = (lock(&self.factory))()?;
-        match Life::new(self, life, executor).run(beat) {
-            Stop::Drained | Stop::Superseded => Ok(()),
-            Stop::Failed(error) => Err(error),
-        }
-    }
-
-    fn supersede(&self, next: u64) {
-        let now = self.frame.clock.now();
-        let mut ledger = lock(&self.ledger);
-        ledger.life = next;
-        for id in ledger.ids() {
-            let Some(stream) = ledger.streams.get_mut(&id) else {
-                continue;
-            };
-            stream.pending = None;
-            stream.failures += u32::from(stream.admitted);
-            stream.admitted = false;
-            let lost = stream.failures >= FAILURES_MAX;
-            if lost || stream.ending.is_some() || stream.is_abandoned() {
-                let end = if lost {
-                    End::EngineDown
-                } else {
-                    End::Finish(Finish::Abort)
-                };
-                let waker = self.end(&mut ledger, id, end, now);
-                waker.into_iter().for_each(Waker::wake);
-            }
-        }
-        *lock(&self.stats) = Stats::default();
-    }
-
-    fn close(&self) {
-        // Dropped verdicts tell their callers that the engine is unavailable.
-        drop(self.inbox.close());
-        let now = self.frame.clock.now();
-        let mut ledger = lock(&self.ledger);
-        for id in ledger.ids() {
-            let waker = self.end(&mut ledger, id, End::EngineDown, now);
-            waker.into_iter().for_each(Waker::wake);
-        }
-    }
-
-    fn wake(&self) {
-        self.inbox.wake();
-    }
-}
-
 /// Why a life's loop returned.
-enum Stop {
+pub(crate) enum Stop {
     Drained,
     Superseded,
     Failed(ExecutorError),
@@ -217,7 +40,7 @@ struct Admission {
 }
 
 /// One executor's time in the loop. Every buffer is reused from step to step.
-struct Life<'a> {
+pub(crate) struct Life<'a> {
     decoder: &'a Decoder,
     number: u64,
     executor: Box<dyn Executor>,
@@ -236,7 +59,7 @@ struct Life<'a> {
 }
 
 impl<'a> Life<'a> {
-    fn new(decoder: &'a Decoder, life: u64, executor: Box<dyn Executor>) -> Self {
+    pub(crate) fn new(decoder: &'a Decoder, life: u64, executor: Box<dyn Executor>) -> Self {
         let (pool, limits) = (executor.pool(), decoder.config.limits);
         decoder.metrics.pool(pool);
         // `waiting_max` is kept by `submit` below. The scheduler's own queue has room for everything
@@ -263,7 +86,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    fn run(&mut self, beat: &Beat) -> Stop {
+    pub(crate) fn run(&mut self, beat: &Beat) -> Stop {
         let frame = &self.decoder.frame;
         beat.begin(frame.clock.now());
         if let Err(stop) = self.replay() {
@@ -299,9 +122,11 @@ impl<'a> Life<'a> {
             }
             return Ok(news);
         }
-        self.executor.launch(&self.plan)?;
+        // Before the launch, because an executor may compute in it: the last step's tokens are not to
+        // wait for the next step. A device of its own is kept busy by `depth_max` 2, not by this.
         self.publish(now)?;
         self.record_stats();
+        self.executor.launch(&self.plan)?;
         self.executor.wait(&mut self.rows)?;
         let done = clock.now();
         self.decoder
@@ -551,25 +376,7 @@ impl<'a> Life<'a> {
 
     fn record_stats(&mut self) {
         let stats = self.scheduler.stats();
-        self.decoder.metrics.stats(&self.recorded, &stats);
+        self.decoder.record_stats(&self.recorded, stats);
         self.recorded = stats;
-        *lock(&self.decoder.stats) = stats;
     }
 }
-
-impl Decoder {
-    /// Tells the reader of the start, unless an earlier life has.
-    fn started(&self, stream: &mut Stream, cached_tokens: u32, now: Micros) -> Option<Waker> {
-        if stream.started {
-            return None;
-        }
-        stream.started = true;
-        let queue_seconds = seconds(stream.arrived, now);
-        self.metrics.started(queue_seconds, stream.prompt.len());
-        stream.mailbox.start(cached_tokens, now)
-    }
-}
-
-/// Failures running, without a token in between, after which a request that was there each time is
-/// not replayed again.
-const FAILURES_MAX: u32 = 2;

@@ -217,3 +217,67 @@ fn next_in(vocabulary: &Range<u32>, token: u32, step: u32) -> u32 {
     let size = vocabulary.end - vocabulary.start;
     vocabulary.start + (token - vocabulary.start + step) % size
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use scheduler::plan::SlotId;
+
+    use super::*;
+    use crate::fake::FakeConfig;
+
+    /// Twelve tokens over three blocks, then one more decode through `table`.
+    fn second_token(table: [u32; 4]) -> (Token, Token) {
+        let device = FakeDevice::new(FakeConfig {
+            pool: Pool {
+                blocks: 8,
+                block_tokens: NonZeroU32::new(4).unwrap(),
+            },
+            vocabulary: 0..1_000_000,
+            latency: Duration::ZERO,
+            width: 1,
+        });
+        let mut executor = FakeExecutor::new(device.clone());
+        let prompt: Arc<[Token]> = (0..12).map(Token).collect();
+        executor.admit(RequestId(1), &Arc::default(), &prompt, &[]);
+        let mut step = |positions: Range<u32>, tokens: &[Token], table: &[u32]| {
+            let plan = Plan {
+                step: 1,
+                slices: vec![Slice {
+                    id: RequestId(1),
+                    slot: SlotId(0),
+                    tokens: 0..positions.end - positions.start,
+                    positions,
+                    table: 0..table.len() as u32,
+                    samples: true,
+                }],
+                tokens: tokens.to_vec(),
+                tables: table.iter().copied().map(BlockId).collect(),
+            };
+            let mut rows = Rows::default();
+            executor.launch(&plan).unwrap();
+            executor.wait(&mut rows).unwrap();
+            match rows.rows[0].1 {
+                Row::Token { ref drawn, .. } => drawn.token,
+                Row::NotFinite => panic!("no fault was asked for"),
+            }
+        };
+        let first = step(0..12, &prompt, &[1, 2, 3]);
+        let second = step(12..13, &[Token::PENDING], &table);
+        let expected = device.expected_tokens(&prompt, 2);
+        assert_eq!(first, expected[0]);
+        (second, expected[1])
+    }
+
+    #[test]
+    fn the_right_table_gives_the_expected_token_and_every_wrong_one_another() {
+        let (second, expected) = second_token([1, 2, 3, 4]);
+        assert_eq!(second, expected);
+        for wrong in [[2, 1, 3, 4], [1, 3, 2, 4], [1, 2, 5, 4], [5, 2, 3, 4]] {
+            let (second, expected) = second_token(wrong);
+            assert_ne!(second, expected, "{wrong:?}");
+        }
+    }
+}
