@@ -175,6 +175,23 @@ fn a_seed_repeats_whatever_else_runs() {
     assert_ne!(alone, generate(&mut sampler(warm(8)), ID, 2..40));
 }
 
+/// Not the number of tokens generated: after a replay the text before may count as prompt.
+#[test]
+fn the_position_keys_the_draw() {
+    let sampling = Arc::new(Sampling {
+        temperature: Some(1.0),
+        seed: 7,
+        ..Sampling::default()
+    });
+    let mut sampler = Sampler::default();
+    let texts = [2, 9].map(|prompt: u64| {
+        let id = RequestId(prompt);
+        sampler.admit(id, &sampling, &vec![Token(1); prompt as usize], &[]);
+        generate(&mut sampler, id, 9..30)
+    });
+    assert_eq!(texts[0], texts[1]);
+}
+
 #[test]
 fn a_replay_continues_the_stream() {
     let whole = generate(&mut sampler(warm(7)), ID, 2..40);
