@@ -54,7 +54,7 @@ pub(crate) fn config(clock: &Arc<ManualClock>, limits: Limits) -> EngineConfig {
         restarts: Restarts {
             failures_max: 4,
             window: Duration::from_mins(1),
-            pause: Duration::from_secs(1),
+            pause: Duration::ZERO,
         },
         clock: Arc::clone(clock) as _,
         ..EngineConfig::new("fake", limits)
@@ -83,7 +83,12 @@ impl Bench {
         Self::configured(device(256), clock, patient).await
     }
 
-    async fn configured(device: FakeDevice, clock: Arc<ManualClock>, config: EngineConfig) -> Self {
+    /// An engine that serves, set up by hand.
+    pub(crate) async fn configured(
+        device: FakeDevice,
+        clock: Arc<ManualClock>,
+        config: EngineConfig,
+    ) -> Self {
         let (handle, completion) = start(device.executors(), config);
         reach(&mut handle.health(), Health::Serving).await;
         Self {

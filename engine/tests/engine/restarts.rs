@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::config::{EngineConfig, Restarts};
 use engine::fake::{Fault, ManualClock};
 use engine::handle::{End, Generate, Health, Refusal, Tokens};
 use engine::request::{Finish, Token};
@@ -115,45 +116,20 @@ async fn failures_apart_are_survived_and_failures_running_are_not() {
     }
     let text = prompt(1, 10);
     let mut tokens = bench.generate(request(&text, 20)).await;
-    let heard = read_with_pauses(&bench, &mut tokens).await;
+    let heard = read(&mut tokens).await;
     assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 20));
 
     let bench = Bench::patient().await;
     bench.device.fail_at(4, Fault::Panic);
     bench.device.fail_at(5, Fault::Error);
     let mut tokens = bench.generate(request(&text, 20)).await;
-    let heard = read_with_pauses(&bench, &mut tokens).await;
+    let heard = read(&mut tokens).await;
     assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 3));
     assert_eq!(heard.end, Some(End::EngineDown));
-    serving_after_pauses(&bench).await;
+    reach(&mut bench.handle.health(), Health::Serving).await;
     let mut next = bench.generate(request(&text, 20)).await;
     let heard = read(&mut next).await;
     assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 20));
-}
-
-/// Reads to the end; time flows while the engine is down, so that pauses before restarts pass.
-async fn read_with_pauses(bench: &Bench, tokens: &mut Tokens) -> Heard {
-    let health = bench.handle.health();
-    let flow = async {
-        loop {
-            if *health.borrow() == Health::Down {
-                bench.clock.advance(Duration::from_millis(10));
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::select! {
-        heard = read(tokens) => heard,
-        () = flow => unreachable!(),
-    }
-}
-
-async fn serving_after_pauses(bench: &Bench) {
-    let health = bench.handle.health();
-    while *health.borrow() != Health::Serving {
-        bench.clock.advance(Duration::from_millis(10));
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]
@@ -190,7 +166,7 @@ async fn too_many_failures_and_the_engine_stays_down() {
         bench.device.fail_at(step, Fault::Error);
     }
     let mut tokens = bench.generate(request(&text, 50)).await;
-    let heard = read_with_pauses(&bench, &mut tokens).await;
+    let heard = read(&mut tokens).await;
     assert_eq!(heard.end, Some(End::EngineDown));
     let expected = bench.device.expected_tokens(&text, heard.tokens.len());
     assert_eq!(heard.tokens, expected);
@@ -216,12 +192,35 @@ async fn an_executor_that_cannot_be_made_is_not_tried_again() {
 
 #[tokio::test]
 async fn an_executor_that_cannot_be_made_again_is_tried_again_after_a_pause() {
-    let bench = Bench::patient().await;
+    let (device, clock) = (device(64), Arc::new(ManualClock::default()));
+    let restarts = Restarts {
+        failures_max: 4,
+        window: Duration::MAX,
+        pause: Duration::from_secs(1),
+    };
+    let config = EngineConfig {
+        restarts,
+        stall_timeout: Duration::MAX,
+        ..config(&clock, LIMITS)
+    };
+    let bench = Bench::configured(device, clock, config).await;
     bench.device.fail_at(3, Fault::Error);
     bench.device.fail_starts(2);
     let text = prompt(1, 10);
     let mut tokens = bench.generate(request(&text, 20)).await;
-    let heard = read_with_pauses(&bench, &mut tokens).await;
+    let health = bench.handle.health();
+    let flow = async {
+        loop {
+            if *health.borrow() == Health::Down {
+                bench.clock.advance(Duration::from_millis(10));
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let heard = tokio::select! {
+        heard = read(&mut tokens) => heard,
+        () = flow => unreachable!(),
+    };
     assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 20));
     assert_eq!(heard.end, Some(End::Finish(Finish::Length)));
 }
