@@ -435,14 +435,16 @@ pub(crate) unsafe fn multiply<S: Simd, F: Format<S>, const R: usize, const P: us
 ) {
     let mut local = *sums;
     for step in 0..steps {
-        let weights: [F::Loaded; P] = std::array::from_fn(|p| {
+        let mut weights = [None; P];
+        for (weights, panel) in weights.iter_mut().zip(lanes.panels) {
             // SAFETY: the caller's promise.
-            unsafe { F::load(simd, lanes.panels[p].add(step * lanes.step)) }
-        });
+            *weights = Some(unsafe { F::load(simd, panel.add(step * lanes.step)) });
+        }
         for (row, sums) in local.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             let input = unsafe { *inputs.start.add(step * inputs.step + row * inputs.row) };
             for (sum, weights) in sums.iter_mut().zip(weights) {
+                let Some(weights) = weights else { continue };
                 *sum = F::step(simd, *sum, weights, input);
             }
         }

@@ -24,9 +24,12 @@ pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2 { _proof: () })
 }
 
-#[inline(always)]
-fn zip(a: [__m256; 2], b: [__m256; 2], f: impl Fn(__m256, __m256) -> __m256) -> [__m256; 2] {
-    [f(a[0], b[0]), f(a[1], b[1])]
+/// Both halves of an operation. A closure or `map` here would not be compiled with the features.
+macro_rules! halves {
+    ($op:expr, $($operand:expr),+) => {
+        // SAFETY: see the comment on the implementation below.
+        unsafe { [$op($($operand[0]),+), $op($($operand[1]),+)] }
+    };
 }
 
 // SAFETY of all blocks below: an `Avx2` exists only inside `enter`, whose caller promises that the
@@ -59,90 +62,84 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
-        // SAFETY: see above.
-        zip(a, b, |a, b| unsafe { _mm256_add_ps(a, b) })
+        halves!(_mm256_add_ps, a, b)
     }
 
     #[inline(always)]
     fn sub(self, a: Self::F, b: Self::F) -> Self::F {
-        // SAFETY: see above.
-        zip(a, b, |a, b| unsafe { _mm256_sub_ps(a, b) })
+        halves!(_mm256_sub_ps, a, b)
     }
 
     #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {
-        // SAFETY: see above.
-        zip(a, b, |a, b| unsafe { _mm256_mul_ps(a, b) })
+        halves!(_mm256_mul_ps, a, b)
     }
 
     #[inline(always)]
     fn div(self, a: Self::F, b: Self::F) -> Self::F {
-        // SAFETY: see above.
-        zip(a, b, |a, b| unsafe { _mm256_div_ps(a, b) })
+        halves!(_mm256_div_ps, a, b)
     }
 
     #[inline(always)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        // SAFETY: see above.
-        unsafe {
-            [
-                _mm256_fmadd_ps(a[0], b[0], c[0]),
-                _mm256_fmadd_ps(a[1], b[1], c[1]),
-            ]
-        }
+        halves!(_mm256_fmadd_ps, a, b, c)
     }
 
     #[inline(always)]
     fn max(self, a: Self::F, b: Self::F) -> Self::F {
-        // SAFETY: see above.
-        zip(a, b, |a, b| unsafe { _mm256_max_ps(a, b) })
+        halves!(_mm256_max_ps, a, b)
     }
 
     #[inline(always)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
-        // SAFETY: see above.
-        zip(a, b, |a, b| unsafe { _mm256_min_ps(a, b) })
+        halves!(_mm256_min_ps, a, b)
     }
 
     #[inline(always)]
     fn round(self, a: Self::F) -> Self::F {
-        // SAFETY: see above.
-        a.map(|a| unsafe {
-            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
-        })
+        halves!(
+            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>,
+            a
+        )
     }
 
     #[inline(always)]
     fn power_of_two(self, n: Self::F) -> Self::F {
         // SAFETY: see above.
-        n.map(|n| unsafe {
-            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-        })
+        let bias = unsafe { [_mm256_set1_epi32(127); 2] };
+        let n = halves!(_mm256_cvtps_epi32, n);
+        let biased = halves!(_mm256_add_epi32, n, bias);
+        let shifted = halves!(_mm256_slli_epi32::<23>, biased);
+        halves!(_mm256_castsi256_ps, shifted)
     }
 
     #[inline(always)]
     fn select_negative(self, x: Self::F, negative: Self::F, other: Self::F) -> Self::F {
         // SAFETY: see above.
-        std::array::from_fn(|i| unsafe {
-            let below = _mm256_cmp_ps::<_CMP_LT_OQ>(x[i], _mm256_setzero_ps());
-            _mm256_blendv_ps(other[i], negative[i], below)
-        })
+        let zero = unsafe { [_mm256_setzero_ps(); 2] };
+        let below = halves!(_mm256_cmp_ps::<_CMP_LT_OQ>, x, zero);
+        halves!(_mm256_blendv_ps, other, negative, below)
     }
 
     #[inline(always)]
     unsafe fn widen_pairs(self, from: *const u32) -> (Self::F, Self::F) {
         // SAFETY: see above.
-        unsafe {
-            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-            let pairs = [
-                _mm256_loadu_si256(from.cast()),
-                _mm256_loadu_si256(from.add(8).cast()),
-            ];
+        let (pairs, mask) = unsafe {
+            let halves = [from, from.add(8)];
+            let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
             (
-                pairs.map(|pairs| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))),
-                pairs.map(|pairs| _mm256_castsi256_ps(_mm256_and_si256(pairs, high))),
+                [
+                    _mm256_loadu_si256(halves[0].cast()),
+                    _mm256_loadu_si256(halves[1].cast()),
+                ],
+                mask,
             )
-        }
+        };
+        let low = halves!(_mm256_slli_epi32::<16>, pairs);
+        let high = halves!(_mm256_and_si256, pairs, [mask; 2]);
+        (
+            halves!(_mm256_castsi256_ps, low),
+            halves!(_mm256_castsi256_ps, high),
+        )
     }
 }
