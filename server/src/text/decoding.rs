@@ -27,35 +27,31 @@ pub struct UnknownDecoder(pub String);
 #[derive(Debug, Clone)]
 enum Step {
     /// No decoder: pieces are separated by spaces.
-    Spaced { first: bool },
-    /// GPT-2's printable alphabet back to bytes, and those to UTF-8.
-    ByteLevel { bytes: Utf8Tail, first: bool },
-    /// `<0xE4>` pieces to characters.
-    ByteFallback { bytes: Utf8Tail, in_run: bool },
-    /// Replaces a string inside each piece.
-    Replace { pattern: String, content: String },
-    /// All pieces become one.
-    Fuse { first: bool },
-    /// Cuts up to `start` leading and `stop` trailing `content` from each piece.
-    Strip {
-        content: char,
-        start: usize,
-        stop: usize,
-        start_left: usize,
-        held: usize,
-    },
-    /// SentencePiece's visible space, dropped in the first piece where it was only put before the text.
-    Metaspace {
-        replacement: char,
-        keep: Keep,
-        pieces: u8,
-    },
-    /// `##` continues a word, all else begins one.
-    WordPiece {
-        prefix: String,
-        cleanup: Cleanup,
+    Spaced {
         first: bool,
     },
+    /// GPT-2's printable alphabet back to bytes, and those to UTF-8.
+    ByteLevel {
+        bytes: Utf8Tail,
+        first: bool,
+    },
+    /// `<0xE4>` pieces to characters.
+    ByteFallback {
+        bytes: Utf8Tail,
+        in_run: bool,
+    },
+    /// Replaces a string inside each piece.
+    Replace {
+        pattern: String,
+        content: String,
+    },
+    /// All pieces become one.
+    Fuse {
+        first: bool,
+    },
+    Strip(Strip),
+    Metaspace(Metaspace),
+    WordPiece(WordPiece),
     /// A suffix ends a word; the last piece waits, because there the suffix is no space.
     Suffix {
         suffix: String,
@@ -63,18 +59,33 @@ enum Step {
     },
 }
 
-/// Whether the visible space of the first piece is text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    FirstSpace,
-    LaterSpaces,
+/// Cuts up to `start` leading and `stop` trailing `content` from each piece.
+#[derive(Debug, Clone)]
+struct Strip {
+    content: char,
+    start: usize,
+    stop: usize,
+    /// How many leading ones may still be cut from this piece.
+    start_left: usize,
+    /// Trailing ones that wait until something else follows in the same piece.
+    held: usize,
 }
 
-/// Whether WordPiece draws punctuation to the word before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cleanup {
-    Off,
-    On,
+/// SentencePiece's visible space, and whether in the first piece it was only put before the text.
+#[derive(Debug, Clone)]
+struct Metaspace {
+    replacement: char,
+    drops_first: bool,
+    /// Pieces so far, counted up to the second.
+    pieces: u8,
+}
+
+/// `prefix` continues a word, all else begins one. With `tidies`, punctuation is drawn to the word before.
+#[derive(Debug, Clone)]
+struct WordPiece {
+    prefix: String,
+    tidies: bool,
+    first: bool,
 }
 
 /// Part of a piece on its way through the steps.
@@ -99,7 +110,7 @@ impl Decoding {
         for step in after {
             let splits = match step {
                 Step::Replace { pattern, .. } => pattern.chars().count() != 1,
-                Step::Strip { .. } | Step::Fuse { .. } | Step::Metaspace { .. } => false,
+                Step::Strip(_) | Step::Fuse { .. } | Step::Metaspace(_) => false,
                 _ => true,
             };
             if splits {
@@ -139,6 +150,16 @@ impl Decoding {
     }
 }
 
+impl<'a> Part<'a> {
+    /// More of the piece before.
+    fn more(text: &'a str) -> Self {
+        Self {
+            text,
+            begins: false,
+        }
+    }
+}
+
 fn feed(steps: &mut [Step], part: Part<'_>, out: &mut String) {
     match steps.split_first_mut() {
         None => out.push_str(part.text),
@@ -174,44 +195,36 @@ fn read_step(decoder: &Value) -> Result<Step, UnknownDecoder> {
             let count = |key| decoder.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
             let (start, stop) = (count("start"), count("stop"));
             let content = char_at(decoder, "content")?;
-            Step::Strip {
+            Step::Strip(Strip {
                 content,
                 start,
                 stop,
                 start_left: start,
                 held: 0,
-            }
+            })
         }
         "Metaspace" => {
-            let never = decoder
-                .get("prepend_scheme")
-                .is_some_and(|scheme| scheme == "never")
-                || decoder
-                    .get("add_prefix_space")
-                    .is_some_and(|add| add == false);
-            let keep = if never {
-                Keep::FirstSpace
-            } else {
-                Keep::LaterSpaces
-            };
-            Step::Metaspace {
-                replacement: char_at(decoder, "replacement")?,
-                keep,
+            let is = |key: &str, value: Value| decoder.get(key) == Some(&value);
+            let keeps =
+                is("prepend_scheme", "never".into()) || is("add_prefix_space", false.into());
+            let replacement = char_at(decoder, "replacement")?;
+            Step::Metaspace(Metaspace {
+                replacement,
+                drops_first: !keeps,
                 pieces: 0,
-            }
+            })
         }
         "WordPiece" => {
-            let on = decoder
+            let tidies = decoder
                 .get("cleanup")
                 .and_then(Value::as_bool)
                 .unwrap_or(true);
-            let cleanup = if on { Cleanup::On } else { Cleanup::Off };
             let prefix = text_at(decoder, "prefix")?.to_owned();
-            Step::WordPiece {
+            Step::WordPiece(WordPiece {
                 prefix,
-                cleanup,
+                tidies,
                 first: true,
-            }
+            })
         }
         "BPEDecoder" => Step::Suffix {
             suffix: text_at(decoder, "suffix")?.to_owned(),
@@ -261,9 +274,9 @@ impl Step {
             Self::ByteFallback { .. } => "ByteFallback",
             Self::Replace { .. } => "Replace",
             Self::Fuse { .. } => "Fuse",
-            Self::Strip { .. } => "Strip",
-            Self::Metaspace { .. } => "Metaspace",
-            Self::WordPiece { .. } => "WordPiece",
+            Self::Strip(_) => "Strip",
+            Self::Metaspace(_) => "Metaspace",
+            Self::WordPiece(_) => "WordPiece",
             Self::Suffix { .. } => "BPEDecoder",
         }
     }
@@ -271,7 +284,7 @@ impl Step {
     fn holds_text(&self) -> bool {
         match self {
             Self::ByteLevel { bytes, .. } | Self::ByteFallback { bytes, .. } => !bytes.is_empty(),
-            Self::Strip { held, .. } => *held > 0,
+            Self::Strip(strip) => strip.held > 0,
             Self::Suffix { held, .. } => held.is_some(),
             _ => false,
         }
@@ -280,15 +293,7 @@ impl Step {
     fn push(&mut self, part: Part<'_>, rest: &mut [Self], out: &mut String) {
         let byte = byte_piece(part.text);
         if let (Self::ByteFallback { bytes, .. }, None) = (&mut *self, byte) {
-            let broken = bytes.finish_bytewise();
-            feed(
-                rest,
-                Part {
-                    text: &broken,
-                    begins: false,
-                },
-                out,
-            );
+            feed(rest, Part::more(&bytes.finish_bytewise()), out);
         }
         let (text, begins): (Cow<'_, str>, bool) = match self {
             Self::Spaced { first } => {
@@ -301,18 +306,18 @@ impl Step {
                 (bytes.push(raw).into(), std::mem::take(first))
             }
             Self::ByteFallback { bytes, in_run } => {
-                let begins = !(std::mem::replace(in_run, byte.is_some()) && byte.is_some());
+                let goes_on = std::mem::replace(in_run, byte.is_some()) && byte.is_some();
                 let text = byte.map(|byte| bytes.push_bytewise(byte));
-                (text.map_or(part.text.into(), Cow::from), begins)
+                (text.map_or(part.text.into(), Cow::from), !goes_on)
             }
             Self::Replace { pattern, content } => {
                 let text = part.text.replace(pattern.as_str(), content);
                 (text.into(), part.begins)
             }
             Self::Fuse { first } => (part.text.into(), std::mem::take(first)),
-            Self::Strip { .. } => (self.strip(part).into(), part.begins),
-            Self::Metaspace { .. } => (self.metaspace(part).into(), part.begins),
-            Self::WordPiece { .. } => (self.word_piece(part.text).into(), true),
+            Self::Strip(strip) => (strip.push(part).into(), part.begins),
+            Self::Metaspace(metaspace) => (metaspace.push(part).into(), part.begins),
+            Self::WordPiece(word_piece) => (word_piece.push(part.text).into(), true),
             Self::Suffix { suffix, held } => match held.replace(part.text.to_owned()) {
                 Some(before) => (before.replace(suffix.as_str(), " ").into(), true),
                 None => return,
@@ -321,122 +326,91 @@ impl Step {
         feed(
             rest,
             Part {
-                text: &text,
                 begins,
+                ..Part::more(&text)
             },
             out,
         );
     }
 
-    /// Counts pieces up to the second.
-    fn metaspace(&mut self, part: Part<'_>) -> String {
-        let Self::Metaspace {
-            replacement,
-            keep,
-            pieces,
-        } = self
-        else {
-            unreachable!()
+    fn finish(&mut self, rest: &mut [Self], out: &mut String) {
+        let text = match self {
+            Self::ByteLevel { bytes, first } => {
+                *first = true;
+                bytes.finish()
+            }
+            Self::ByteFallback { bytes, in_run } => {
+                *in_run = false;
+                bytes.finish_bytewise()
+            }
+            Self::Suffix { suffix, held } => {
+                held.take().unwrap_or_default().replace(suffix.as_str(), "")
+            }
+            Self::Strip(strip) => {
+                (strip.start_left, strip.held) = (strip.start, 0);
+                String::new()
+            }
+            Self::Metaspace(metaspace) => {
+                metaspace.pieces = 0;
+                String::new()
+            }
+            Self::Spaced { first }
+            | Self::Fuse { first }
+            | Self::WordPiece(WordPiece { first, .. }) => {
+                *first = true;
+                String::new()
+            }
+            Self::Replace { .. } => String::new(),
         };
-        *pieces = pieces.saturating_add(u8::from(part.begins)).min(2);
-        let space = if *pieces < 2 && *keep == Keep::LaterSpaces {
-            ""
-        } else {
-            " "
-        };
-        part.text.replace(*replacement, space)
-    }
-
-    fn word_piece(&mut self, piece: &str) -> String {
-        let Self::WordPiece {
-            prefix,
-            cleanup,
-            first,
-        } = self
-        else {
-            unreachable!()
-        };
-        let text = match piece.strip_prefix(prefix.as_str()) {
-            _ if std::mem::take(first) => piece.to_owned(),
-            Some(more) => more.to_owned(),
-            None => format!(" {piece}"),
-        };
-        if *cleanup == Cleanup::On {
-            tidy(text)
-        } else {
-            text
+        if !text.is_empty() {
+            feed(rest, Part::more(&text), out);
         }
     }
+}
 
-    /// Trailing content may be cut, so it waits until something else follows in the same piece.
-    fn strip(&mut self, part: Part<'_>) -> String {
-        let Self::Strip {
-            content,
-            start,
-            stop,
-            start_left,
-            held,
-        } = self
-        else {
-            unreachable!()
-        };
+impl Strip {
+    fn push(&mut self, part: Part<'_>) -> String {
         if part.begins {
-            (*start_left, *held) = (*start, 0);
+            (self.start_left, self.held) = (self.start, 0);
         }
         let mut text = String::with_capacity(part.text.len());
         for one in part.text.chars() {
-            if one != *content {
-                *start_left = 0;
-                text.extend(std::iter::repeat_n(*content, std::mem::take(held)));
+            if one != self.content {
+                self.start_left = 0;
+                text.extend(std::iter::repeat_n(
+                    self.content,
+                    std::mem::take(&mut self.held),
+                ));
                 text.push(one);
-            } else if *start_left > 0 {
-                *start_left -= 1;
-            } else if *held < *stop {
-                *held += 1;
+            } else if self.start_left > 0 {
+                self.start_left -= 1;
+            } else if self.held < self.stop {
+                self.held += 1;
             } else {
                 text.push(one);
             }
         }
         text
     }
+}
 
-    fn finish(&mut self, rest: &mut [Self], out: &mut String) {
-        let mut give = |text: &str| {
-            if !text.is_empty() {
-                feed(
-                    rest,
-                    Part {
-                        text,
-                        begins: false,
-                    },
-                    out,
-                );
-            }
+impl Metaspace {
+    fn push(&mut self, part: Part<'_>) -> String {
+        self.pieces = (self.pieces + u8::from(part.begins)).min(2);
+        let drops = self.drops_first && self.pieces < 2;
+        part.text
+            .replace(self.replacement, if drops { "" } else { " " })
+    }
+}
+
+impl WordPiece {
+    fn push(&mut self, piece: &str) -> String {
+        let text = match piece.strip_prefix(self.prefix.as_str()) {
+            _ if std::mem::take(&mut self.first) => piece.to_owned(),
+            Some(more) => more.to_owned(),
+            None => format!(" {piece}"),
         };
-        match self {
-            Self::ByteLevel { bytes, first } => {
-                give(&bytes.finish());
-                *first = true;
-            }
-            Self::ByteFallback { bytes, in_run } => {
-                give(&bytes.finish_bytewise());
-                *in_run = false;
-            }
-            Self::Suffix { suffix, held } => {
-                give(&held.take().unwrap_or_default().replace(suffix.as_str(), ""));
-            }
-            Self::Strip {
-                start,
-                start_left,
-                held,
-                ..
-            } => (*start_left, *held) = (*start, 0),
-            Self::Metaspace { pieces, .. } => *pieces = 0,
-            Self::Spaced { first } | Self::Fuse { first } | Self::WordPiece { first, .. } => {
-                *first = true;
-            }
-            Self::Replace { .. } => {}
-        }
+        if self.tidies { tidy(text) } else { text }
     }
 }
 
@@ -566,4 +540,82 @@ impl Utf8Tail {
 /// Whether these bytes are a true beginning of a character that more bytes can complete.
 fn may_go_on(bytes: &[u8]) -> bool {
     matches!(std::str::from_utf8(bytes), Err(error) if error.valid_up_to() == 0 && error.error_len().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn decode(decoder: &Value, pieces: &[&str]) -> String {
+        let mut decoding = Decoding::from_json(decoder).unwrap();
+        let mut text = String::new();
+        // Twice, since the end is also a new beginning.
+        for _ in 0..2 {
+            text.clear();
+            for piece in pieces {
+                decoding.push(piece, &mut text);
+            }
+            decoding.finish(&mut text);
+        }
+        text
+    }
+
+    #[test]
+    fn broken_bytes_do_not_take_whole_characters_with_them() {
+        let fallback = json!({ "type": "ByteFallback" });
+        let check = |pieces: &[&str], expect: &str| {
+            assert_eq!(decode(&fallback, pieces), expect, "{pieces:?}");
+        };
+        check(&["<0xE4>", "<0xB8>", "<0x96>"], "世");
+        check(&["<0x0A>", "<0xFF>", "<0x0A>"], "\n\u{FFFD}\n");
+        check(&["<0xE4>", "<0xB8>", "a"], "\u{FFFD}\u{FFFD}a");
+        check(&["<0xE4>", "<0xB8>", "<0x41>"], "\u{FFFD}\u{FFFD}A");
+        check(&["<0xE4>", "<0xC3>", "<0xA9>"], "\u{FFFD}é");
+        check(&["<0xF0>", "<0x9F>", "<0x92>"], "\u{FFFD}\u{FFFD}\u{FFFD}");
+        check(&["<0xE0>", "<0x80>", "<0x80>"], "\u{FFFD}\u{FFFD}\u{FFFD}");
+        check(&["<0x4>", "<0xZZ>", "<0x+1>"], "<0x4><0xZZ>\u{1}");
+    }
+
+    #[test]
+    fn characters_of_bytes_come_out_at_once() {
+        let mut decoding = Decoding::from_json(&json!({ "type": "ByteFallback" })).unwrap();
+        let mut text = String::new();
+        decoding.push("<0x0A>", &mut text);
+        assert_eq!((text.as_str(), decoding.holds_text()), ("\n", false));
+        decoding.push("<0xE4>", &mut text);
+        assert_eq!((text.as_str(), decoding.holds_text()), ("\n", true));
+    }
+
+    #[test]
+    fn content_at_the_ends_is_stripped_of_each_piece() {
+        let strip = json!({ "type": "Strip", "content": "_", "start": 1, "stop": 2 });
+        let fused = json!({ "type": "Sequence", "decoders": [{ "type": "Fuse" }, strip] });
+        let pieces = ["__a", "_b__", "_", "___"];
+        assert_eq!(decode(&strip, &pieces), "_ab");
+        assert_eq!(decode(&fused, &pieces), "_a_b____");
+        assert_eq!(decode(&fused, &["_"]), "");
+    }
+
+    #[test]
+    fn unknown_decoders_are_refused_by_name() {
+        let check = |decoder: Value, expect: &str| {
+            let error = Decoding::from_json(&decoder).unwrap_err();
+            assert_eq!(error.to_string(), expect);
+        };
+        check(json!({ "type": "CTC" }), "CTC");
+        check(
+            json!({ "type": "Replace", "pattern": { "Regex": "x" }, "content": "" }),
+            "Replace by a regular expression",
+        );
+        check(
+            json!({ "type": "Sequence", "decoders": [{ "type": "Fuse" }, { "type": "ByteFallback" }] }),
+            "ByteFallback after the pieces are joined",
+        );
+        check(
+            json!({ "type": "Strip", "content": "ab" }),
+            "a decoder whose \"content\" is not one character",
+        );
+    }
 }

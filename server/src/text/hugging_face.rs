@@ -1,11 +1,22 @@
 //! [`Tokenize`] over the `tokenizers` library, from a tokenizer.json.
+//!
+//! Encoding runs the library's own stages one by one, to the same result as its `encode`, because two things
+//! are wanted that `encode` has not: to stop early when only the first tokens are kept, and to tell control
+//! tokens that a chat template wrote from those that a message names.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use serde_json::Value;
-use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
+use tokenizers::normalizer::Range as Span;
+use tokenizers::{
+    AddedToken, AddedVocabulary, Model, NormalizedString, Normalizer, NormalizerWrapper,
+    OffsetReferential, OffsetType, PostProcessor, PreTokenizedString, PreTokenizer, Token,
+    Tokenizer, TruncationDirection,
+};
 
 use super::chat::Rendered;
+use super::control::ControlTokens;
 use super::detokenize::Decoding;
 use super::tokenizer::{EncodeOptions, SpecialTokens, Tokenize, TokenizeError, TokenizerLoadError};
 
@@ -14,81 +25,218 @@ use super::tokenizer::{EncodeOptions, SpecialTokens, Tokenize, TokenizeError, To
 pub(super) struct HuggingFace {
     tokenizer: Tokenizer,
     decoding: Decoding,
+    /// The added tokens for rendered chats: control tokens are matched in the text as it stands, before
+    /// normalizing, where it is known who wrote them.
+    chat_vocabulary: AddedVocabulary,
+    control_tokens: ControlTokens,
     special_ids: HashSet<u32>,
-    special_tokens: Vec<String>,
+    /// The id for what the vocabulary cannot say, special or not.
+    unknown_id: Option<u32>,
     vocab_size: usize,
 }
 
 impl HuggingFace {
     /// Reads a tokenizer.json. Truncation and padding are switched off: lengths are the caller's business.
     pub(super) fn from_json(bytes: &[u8]) -> Result<Self, TokenizerLoadError> {
-        let invalid =
-            |error: &dyn std::fmt::Display| TokenizerLoadError::Invalid(error.to_string());
-        let file: Value = serde_json::from_slice(bytes).map_err(|error| invalid(&error))?;
+        let invalid = |error: String| TokenizerLoadError::Invalid(error);
+        let file: Value =
+            serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
         let decoding = Decoding::from_json(file.get("decoder").unwrap_or(&Value::Null))?;
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| invalid(&error))?;
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| invalid(&error))?;
+        let library = |error: tokenizers::Error| TokenizerLoadError::Invalid(error.to_string());
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(library)?;
+        tokenizer.with_truncation(None).map_err(library)?;
         tokenizer.with_padding(None);
 
         let added = tokenizer.get_added_tokens_decoder();
-        let mut special: Vec<(u32, String)> = added
+        let mut special: Vec<(u32, AddedToken)> = added
             .into_iter()
             .filter(|(_, token)| token.special)
-            .map(|(id, token)| (id, token.content))
             .collect();
-        special.sort();
-        let vocab_size = tokenizer
-            .get_vocab(true)
-            .into_values()
-            .max()
-            .map_or(0, |id| id as usize + 1);
-        let (special_ids, special_tokens) = special.into_iter().unzip();
+        special.sort_unstable_by_key(|&(id, _)| id);
+        let control_tokens = ControlTokens::new(special.iter().map(|(_, token)| &*token.content));
+        let special_ids = special.iter().map(|&(id, _)| id).collect();
+
+        let mut chat_vocabulary = tokenizer.get_added_vocabulary().clone();
+        let literal = special
+            .into_iter()
+            .map(|(_, token)| token.normalized(false));
+        chat_vocabulary
+            .add_tokens(literal, tokenizer.get_model(), tokenizer.get_normalizer())
+            .map_err(library)?;
+
+        let largest = tokenizer.get_vocab(true).into_values().max();
+        let vocab_size = largest.map_or(0, |id| id as usize + 1);
+        let unknown_id = unknown_id(&file, &tokenizer);
         Ok(Self {
             tokenizer,
             decoding,
+            chat_vocabulary,
+            control_tokens,
             special_ids,
-            special_tokens,
+            unknown_id,
             vocab_size,
         })
     }
+
+    fn pre_tokenize(&self, pieces: &mut PreTokenizedString) -> tokenizers::Result<()> {
+        match self.tokenizer.get_pre_tokenizer() {
+            Some(pre_tokenizer) => pre_tokenizer.pre_tokenize(pieces),
+            None => Ok(()),
+        }
+    }
+
+    fn encode_plain(&self, text: &str, options: EncodeOptions) -> tokenizers::Result<Vec<u32>> {
+        let post_processor = match options.special_tokens {
+            SpecialTokens::Add => self.tokenizer.get_post_processor(),
+            SpecialTokens::Omit => None,
+        };
+        let added = post_processor.map_or(0, |post_processor| post_processor.added_tokens(false));
+        let truncate_to = options.truncate_to.unwrap_or(usize::MAX);
+        let tokens_max = truncate_to.saturating_sub(added);
+
+        let vocabulary = self.tokenizer.get_added_vocabulary();
+        let mut pieces = vocabulary.extract_and_normalize(self.tokenizer.get_normalizer(), text);
+        self.pre_tokenize(&mut pieces)?;
+        let limit = options
+            .truncate_to
+            .map(|_| (tokens_max, TruncationDirection::Right));
+        self.tokenizer
+            .get_model()
+            .tokenize_in_pretokenized(&mut pieces, limit)?;
+        let mut encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
+        encoding.truncate(tokens_max, 0, TruncationDirection::Right);
+        encoding.take_overflowing();
+        let mut ids = match post_processor {
+            Some(_) => self
+                .tokenizer
+                .post_process(encoding, None, true)?
+                .get_ids()
+                .to_vec(),
+            None => encoding.get_ids().to_vec(),
+        };
+        ids.truncate(truncate_to);
+        Ok(ids)
+    }
+
+    fn encode_chat(&self, rendered: &Rendered) -> tokenizers::Result<Vec<u32>> {
+        let normalizer = self.tokenizer.get_normalizer();
+        let mut pieces = if rendered.marks.is_empty() {
+            self.chat_vocabulary
+                .extract_and_normalize(normalizer, &rendered.text)
+        } else {
+            self.extract_marked(rendered)?
+        };
+        self.pre_tokenize(&mut pieces)?;
+        pieces.tokenize(|piece| self.text_tokens(piece.get()))?;
+        let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As the library's `extract_and_normalize`, but a control token that a mark touches stays text.
+    fn extract_marked(&self, rendered: &Rendered) -> tokenizers::Result<PreTokenizedString> {
+        let mut pieces = PreTokenizedString::from(rendered.text.as_str());
+        pieces.split(|_, piece| {
+            Ok(self.cut(&piece, |token, at| {
+                let meant = !token.special || !rendered.is_marked(at);
+                meant && !token.normalized
+            }))
+        })?;
+        pieces.split(|_, mut piece| {
+            if let Some(normalizer) = self.tokenizer.get_normalizer() {
+                normalizer.normalize(&mut piece)?;
+            }
+            Ok(self.cut(&piece, |token, _| token.normalized))
+        })?;
+        Ok(pieces)
+    }
+
+    /// Cuts a piece at the added tokens in it that `keep` wants. It is given where a token's own text lies
+    /// in the original; the spaces that some tokens draw in beside them are not counted.
+    fn cut(
+        &self,
+        piece: &NormalizedString,
+        keep: impl Fn(&AddedToken, Range<usize>) -> bool,
+    ) -> Vec<(NormalizedString, Option<Vec<Token>>)> {
+        let none: Option<&NormalizerWrapper> = None;
+        let found = self
+            .chat_vocabulary
+            .extract_and_normalize(none, piece.get());
+        let added = self.chat_vocabulary.get_added_tokens_decoder();
+        let mut parts = Vec::new();
+        let mut text_from = 0;
+        let mut push = |range: Range<usize>, tokens| {
+            let part = piece
+                .slice(Span::Normalized(range))
+                .filter(|part| !part.is_empty());
+            parts.extend(part.map(|part| (part, tokens)));
+        };
+        for (text, (start, end), tokens) in
+            found.get_splits(OffsetReferential::Original, OffsetType::Byte)
+        {
+            let id = tokens
+                .as_ref()
+                .and_then(|tokens| tokens.first())
+                .map(|token| token.id);
+            let Some((id, token)) = id.and_then(|id| Some((id, added.get(&id)?))) else {
+                continue;
+            };
+            let original = piece.slice(Span::Normalized(start..end));
+            let original = original.map_or(0, |part| part.offsets_original().0);
+            let own = original + text.find(&token.content).unwrap_or(0);
+            if keep(token, own..own + token.content.len()) {
+                push(text_from..start, None);
+                let whole = Token::new(id, text.to_owned(), (0, text.len()));
+                push(start..end, Some(vec![whole]));
+                text_from = end;
+            }
+        }
+        push(text_from..piece.get().len(), None);
+        parts
+    }
+
+    /// Tokens of text that holds no control token. Some models have control tokens in their own vocabulary
+    /// and find them in text by themselves; those are then spelled out.
+    fn text_tokens(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
+        let model = self.tokenizer.get_model();
+        let is_control = |id: u32| self.special_ids.contains(&id) && Some(id) != self.unknown_id;
+        let tokens = model.tokenize(text)?;
+        if !tokens.iter().any(|token| is_control(token.id)) {
+            return Ok(tokens);
+        }
+        let mut spelled = Vec::with_capacity(tokens.len());
+        for token in tokens {
+            if !is_control(token.id) {
+                spelled.push(token);
+                continue;
+            }
+            let (start, end) = token.offsets;
+            for one in text.get(start..end).unwrap_or_default().chars() {
+                let letters = model.tokenize(one.encode_utf8(&mut [0; 4]))?;
+                spelled.extend(letters.into_iter().filter(|letter| !is_control(letter.id)));
+            }
+        }
+        Ok(spelled)
+    }
+}
+
+/// The model's own id for what it cannot say.
+fn unknown_id(file: &Value, tokenizer: &Tokenizer) -> Option<u32> {
+    let model = file.get("model")?;
+    let by_name = model.get("unk_token").and_then(Value::as_str);
+    let by_name = by_name.and_then(|name| tokenizer.token_to_id(name));
+    let by_id = || u32::try_from(model.get("unk_id")?.as_u64()?).ok();
+    by_name.or_else(by_id)
 }
 
 impl Tokenize for HuggingFace {
     fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizeError> {
-        let failed = |error: tokenizers::Error| TokenizeError::Failed(error.to_string());
-        let add = options.special_tokens == SpecialTokens::Add;
-        let mut encoding = self.tokenizer.encode_fast(text, false).map_err(failed)?;
-        if let Some(tokens_max) = options.truncate_to {
-            let added = self
-                .tokenizer
-                .get_post_processor()
-                .filter(|_| add)
-                .map_or(0, |post| post.added_tokens(false));
-            encoding.truncate(
-                tokens_max.saturating_sub(added),
-                0,
-                TruncationDirection::Right,
-            );
-        }
-        let encoding = self
-            .tokenizer
-            .post_process(encoding, None, add)
-            .map_err(failed)?;
-        let mut ids = encoding.get_ids().to_vec();
-        ids.truncate(options.truncate_to.unwrap_or(usize::MAX));
-        Ok(ids)
+        self.encode_plain(text, options)
+            .map_err(|error| TokenizeError::Failed(error.to_string()))
     }
 
     fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<u32>, TokenizeError> {
-        self.encode(
-            &rendered.text,
-            EncodeOptions {
-                special_tokens: SpecialTokens::Omit,
-                truncate_to: None,
-            },
-        )
+        self.encode_chat(rendered)
+            .map_err(|error| TokenizeError::Failed(error.to_string()))
     }
 
     fn piece(&self, id: u32) -> Option<String> {
@@ -99,8 +247,8 @@ impl Tokenize for HuggingFace {
         self.special_ids.contains(&id)
     }
 
-    fn special_tokens(&self) -> &[String] {
-        &self.special_tokens
+    fn control_tokens(&self) -> &ControlTokens {
+        &self.control_tokens
     }
 
     fn id(&self, piece: &str) -> Option<u32> {

@@ -7,11 +7,17 @@
 //! Nothing here knows the wire, the engine or a clock. Everything is a pure function of its input except
 //! [`tokenizer::TokenizerPool`], which bounds how much tokenizing runs at once.
 
+mod budget;
 pub mod chat;
+mod control;
+mod date;
 mod decoding;
 pub mod detokenize;
 mod hugging_face;
 mod patterns;
+mod program;
+#[cfg(test)]
+mod samples;
 pub mod stop;
 pub mod stream;
 pub mod tokenizer;

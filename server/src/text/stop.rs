@@ -137,3 +137,99 @@ impl StopMatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::samples;
+    use super::*;
+
+    /// The text before the first stop string, and which one it is, found by looking at every end in turn.
+    fn naive<'a>(text: &'a str, stops: &[String]) -> (&'a str, Option<usize>) {
+        for end in 1..=text.len() {
+            let found = (0..stops.len())
+                .filter(|&index| text.as_bytes()[..end].ends_with(stops[index].as_bytes()))
+                .max_by_key(|&index| (stops[index].len(), std::cmp::Reverse(index)));
+            if let Some(index) = found {
+                return (&text[..end - stops[index].len()], Some(index));
+            }
+        }
+        (text, None)
+    }
+
+    /// Pushes the chunks, checking after each that what is out is as much as can be.
+    fn run(chunks: &[String], stops: &[String]) -> (String, Option<usize>) {
+        let mut matcher = StopMatcher::new(stops).unwrap();
+        let (mut out, mut seen) = (String::new(), String::new());
+        for chunk in chunks {
+            seen.push_str(chunk);
+            let stopped = matcher.push(chunk, &mut out);
+            if stopped.is_some() {
+                assert_eq!(matcher.push("more", &mut out), stopped);
+                matcher.finish(&mut out);
+                return (out, stopped);
+            }
+            assert_eq!(out.len() + matcher.held_bytes(), seen.len());
+            let held = &seen[out.len()..];
+            let needed = held.is_empty() || stops.iter().any(|stop| stop.starts_with(held));
+            assert!(needed, "held {held:?} for nothing");
+        }
+        matcher.finish(&mut out);
+        (out, None)
+    }
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(|&text| text.to_owned()).collect()
+    }
+
+    #[test]
+    fn the_first_complete_stop_string_wins_and_the_longest_of_those() {
+        let check = |text: &str, stops: &[&str], expect: (&str, Option<usize>)| {
+            let (out, stopped) = run(&strings(&[text]), &strings(stops));
+            assert_eq!((out.as_str(), stopped), expect, "{text:?} {stops:?}");
+        };
+        check("one two", &[], ("one two", None));
+        check("one\ntwo", &["\n"], ("one", Some(0)));
+        check("abcd", &["abcd", "bc"], ("a", Some(1)));
+        check("xab", &["b", "ab", "ab"], ("x", Some(1)));
+        check("aab", &["ab"], ("a", Some(0)));
+        check("aaaa", &["aab"], ("aaaa", None));
+        check("naïve é", &["é"], ("naïve ", Some(0)));
+    }
+
+    #[test]
+    fn lists_out_of_bounds_are_refused() {
+        assert_eq!(
+            StopMatcher::new(&strings(&["a", ""])).unwrap_err(),
+            StopError::Empty { index: 1 }
+        );
+        let long = vec!["x".repeat(STOP_BYTES_MAX + 1)];
+        let expect = StopError::TooLong {
+            index: 0,
+            bytes: STOP_BYTES_MAX + 1,
+            bytes_max: STOP_BYTES_MAX,
+        };
+        assert_eq!(StopMatcher::new(&long).unwrap_err(), expect);
+        let many = vec!["x".to_owned(); STOPS_MAX + 1];
+        let expect = StopError::TooMany {
+            stops: STOPS_MAX + 1,
+            stops_max: STOPS_MAX,
+        };
+        assert_eq!(StopMatcher::new(&many).unwrap_err(), expect);
+    }
+
+    proptest! {
+        #![proptest_config(samples::same_cases())]
+
+        #[test]
+        fn any_chunking_gives_what_the_whole_text_gives(
+            chunks in prop::collection::vec("[abé]{0,4}", 0..12),
+            stops in prop::collection::vec("[abé]{1,5}", 0..5),
+        ) {
+            let text = chunks.concat();
+            let (out, stopped) = run(&chunks, &stops);
+            prop_assert_eq!((out.as_str(), stopped), naive(&text, &stops));
+        }
+    }
+}

@@ -110,3 +110,105 @@ impl TextStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, LazyLock};
+
+    use proptest::prelude::*;
+
+    use super::super::detokenize;
+    use super::super::samples::{self, byte_level};
+    use super::super::tokenizer::Tokenize;
+    use super::*;
+
+    static BYTE_LEVEL: LazyLock<Arc<dyn Tokenize>> =
+        LazyLock::new(|| samples::tokenizer(&byte_level()));
+
+    fn run(chunks: &[Vec<u32>], stops: &[String]) -> (Vec<Chunk>, String) {
+        let tokenizer = Arc::clone(&BYTE_LEVEL);
+        let mut stream = TextStream::new(
+            Detokenizer::new(tokenizer),
+            StopMatcher::new(stops).unwrap(),
+        );
+        let mut out: Vec<Chunk> = chunks.iter().map(|chunk| stream.push(chunk)).collect();
+        out.push(stream.finish());
+        let text = out.iter().map(|chunk| chunk.text.as_str()).collect();
+        (out, text)
+    }
+
+    #[test]
+    fn tokens_are_covered_with_the_last_of_their_text() {
+        let ids = |text: &str| text.bytes().map(u32::from).collect::<Vec<u32>>();
+        let chunk = |text: &str, tokens: Range<usize>, stopped| Chunk {
+            text: text.to_owned(),
+            tokens,
+            stopped,
+        };
+        let stops = ["xyz".to_owned()];
+        let (out, _) = run(
+            &[
+                ids("ax"),
+                ids("y"),
+                ids("b世")[..2].to_vec(),
+                ids("世")[1..].to_vec(),
+            ],
+            &stops,
+        );
+        let expect = [
+            chunk("a", 0..1, None),
+            chunk("", 1..1, None),
+            chunk("xyb", 1..4, None),
+            chunk("世", 4..7, None),
+            chunk("", 7..7, None),
+        ];
+        assert_eq!(out, expect);
+        let (out, _) = run(&[ids("ax"), ids("yz!"), ids("?")], &stops);
+        let expect = [
+            chunk("a", 0..1, None),
+            chunk("", 1..4, Some(0)),
+            chunk("", 4..4, Some(0)),
+            chunk("", 4..4, Some(0)),
+        ];
+        assert_eq!(out, expect);
+        let (out, _) = run(&[ids("ax")], &stops);
+        assert_eq!(out, [chunk("a", 0..1, None), chunk("x", 1..2, None)]);
+    }
+
+    proptest! {
+        #![proptest_config(samples::same_cases())]
+
+        #[test]
+        fn chunks_hold_the_whole_text_and_each_token_once(
+            chunks in prop::collection::vec(
+                prop::collection::vec(prop_oneof![97u32..100, 0u32..256, 256u32..270], 0..5), 0..8),
+            stops in prop::collection::vec("[abc]{1,3}", 0..3),
+        ) {
+            let (out, text) = run(&chunks, &stops);
+            let tokens = chunks.concat();
+            let last = out.last().unwrap();
+
+            let mut whole = String::new();
+            let mut matcher = StopMatcher::new(&stops).unwrap();
+            let stopped = matcher.push(&detokenize::decode(&**BYTE_LEVEL, &tokens), &mut whole);
+            matcher.finish(&mut whole);
+            prop_assert_eq!(&text, &whole);
+            prop_assert_eq!(last.stopped, stopped);
+
+            let mut covered = 0;
+            let mut emitted = String::new();
+            for chunk in &out {
+                prop_assert_eq!(chunk.tokens.start, covered);
+                covered = chunk.tokens.end;
+                emitted.push_str(&chunk.text);
+                if last.stopped.is_none() {
+                    let so_far = detokenize::decode(&**BYTE_LEVEL, &tokens[..covered]);
+                    prop_assert!(emitted.starts_with(so_far.trim_end_matches(char::REPLACEMENT_CHARACTER)));
+                }
+            }
+            if stopped.is_none() {
+                prop_assert_eq!(covered, tokens.len());
+            }
+        }
+    }
+}

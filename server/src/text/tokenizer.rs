@@ -11,6 +11,7 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chat::{ChatError, ChatTemplate, Message, Rendered};
+pub use super::control::ControlTokens;
 use super::detokenize::{self, Decoding};
 use super::hugging_face::HuggingFace;
 
@@ -30,7 +31,7 @@ pub trait Tokenize: Debug + Send + Sync {
     fn is_special(&self, id: u32) -> bool;
 
     /// The texts of all control tokens.
-    fn special_tokens(&self) -> &[String];
+    fn control_tokens(&self) -> &ControlTokens;
 
     /// The id of a vocabulary entry.
     fn id(&self, piece: &str) -> Option<u32>;
@@ -169,7 +170,7 @@ impl TokenizerPool {
             .sum();
         let template = template.clone();
         self.run(bytes, move |tokenizer| {
-            let rendered = template.render(&messages, tokenizer.special_tokens())?;
+            let rendered = template.render(&messages, tokenizer.control_tokens())?;
             Ok(tokenizer.encode_rendered(&rendered)?)
         })
         .await
@@ -229,5 +230,170 @@ impl TokenizerPool {
             .await
             .map_err(closed)?;
         Ok((place, thread))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::runtime::Builder;
+
+    use super::super::samples::{
+        self, byte_level, library, pool, sentence_piece, unigram, word_piece,
+    };
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    fn encode(pool: &TokenizerPool, text: &str, options: EncodeOptions) -> Vec<u32> {
+        block_on(pool.encode(text.to_owned(), options)).unwrap()
+    }
+
+    const PLAIN: EncodeOptions = EncodeOptions {
+        special_tokens: SpecialTokens::Omit,
+        truncate_to: None,
+    };
+
+    #[test]
+    fn truncation_keeps_the_last_added_token() {
+        let pool = pool(&word_piece());
+        let check = |truncate_to, expect: &[u32]| {
+            let options = EncodeOptions {
+                truncate_to,
+                ..EncodeOptions::default()
+            };
+            assert_eq!(
+                encode(&pool, "Hello world, hello!", options),
+                expect,
+                "{truncate_to:?}"
+            );
+        };
+        // [CLS] is 2, [SEP] 3, and nothing pads or cuts at 128, as the file says.
+        check(None, &[2, 5, 6, 17, 5, 18, 3]);
+        check(Some(7), &[2, 5, 6, 17, 5, 18, 3]);
+        check(Some(4), &[2, 5, 6, 3]);
+        check(Some(2), &[2, 3]);
+        check(Some(1), &[2]);
+        check(Some(0), &[]);
+        let omit = EncodeOptions {
+            truncate_to: Some(2),
+            ..PLAIN
+        };
+        assert_eq!(encode(&pool, "Hello world", omit), [5, 6]);
+        assert_eq!(encode(&pool, &"hello ".repeat(300), PLAIN).len(), 300);
+    }
+
+    #[test]
+    fn a_vocabulary_answers_for_its_pieces() {
+        let pool = pool(&byte_level());
+        let tokenizer = pool.tokenizer();
+        let start = tokenizer.id("<|im_start|>").unwrap();
+        assert!(tokenizer.is_special(start) && !tokenizer.is_special(start + 2));
+        assert_eq!(tokenizer.piece(start).as_deref(), Some("<|im_start|>"));
+        assert_eq!(tokenizer.vocab_size(), start as usize + 4);
+        assert_eq!(
+            (tokenizer.id("nothing"), tokenizer.piece(start + 4)),
+            (None, None)
+        );
+        assert_eq!(
+            pool.decode(&encode(&pool, "hello wörld 世", PLAIN)),
+            "hello wörld 世"
+        );
+    }
+
+    #[test]
+    fn files_that_cannot_work_are_refused() {
+        let load = |sample: String| {
+            TokenizerPool::from_json(sample.as_bytes(), PoolLimits::default()).unwrap_err()
+        };
+        assert!(matches!(
+            load("{".to_owned()),
+            TokenizerLoadError::Invalid(_)
+        ));
+        assert!(matches!(
+            load("{}".to_owned()),
+            TokenizerLoadError::Invalid(_)
+        ));
+        let odd = samples::with_decoder(word_piece(), serde_json::json!({ "type": "CTC" }));
+        assert!(matches!(
+            load(odd.to_string()),
+            TokenizerLoadError::Decoder(_)
+        ));
+    }
+
+    #[test]
+    fn a_long_text_is_refused_unseen_and_a_full_pool_says_so() {
+        let limits = PoolLimits {
+            concurrent_max: 1,
+            waiting_max: 1,
+            text_bytes_max: 4096,
+        };
+        let sample = byte_level().to_string();
+        let pool = TokenizerPool::from_json(sample.as_bytes(), limits).unwrap();
+        let text = |bytes: usize| "a".repeat(bytes);
+        block_on(async {
+            let too_large = pool.encode(text(4097), PLAIN).await;
+            assert_eq!(
+                too_large,
+                Err(TokenizeError::TooLarge {
+                    bytes: 4097,
+                    bytes_max: 4096
+                })
+            );
+
+            let running = pool.permits().await.unwrap();
+            let mut waiting = Box::pin(pool.encode(text(4096), PLAIN));
+            assert!(futures_poll(&mut waiting).await.is_none());
+            assert_eq!(
+                pool.encode(text(4096), PLAIN).await,
+                Err(TokenizeError::Busy)
+            );
+            // Short texts need no thread.
+            assert!(pool.encode(text(9), PLAIN).await.is_ok());
+            // A caller that goes away leaves its place, and the next one waits in it.
+            drop(waiting);
+            let mut waiting = Box::pin(pool.encode(text(4096), PLAIN));
+            assert!(futures_poll(&mut waiting).await.is_none());
+            drop(running);
+            assert_eq!(waiting.await.unwrap().len(), 4096);
+            assert_eq!(pool.places.available_permits(), 2);
+        });
+    }
+
+    /// The result of a future if it is there without waiting.
+    async fn futures_poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+        tokio::select! { biased; result = future => Some(result), () = std::future::ready(()) => None }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..samples::same_cases() })]
+
+        #[test]
+        fn ids_are_those_of_the_library(
+            text in "(hello|the|world| |  |世|é|</s>|<s>|<[|]im_start[|]>|<think>|[SEP]|\\PC|[a-z.]){0,20}",
+            truncate_to in prop::option::of(0usize..12),
+        ) {
+            for sample in [byte_level(), sentence_piece(), word_piece(), unigram()] {
+                let pool = pool(&sample);
+                for (special_tokens, add) in [(SpecialTokens::Add, true), (SpecialTokens::Omit, false)] {
+                    let mut library = library(&sample);
+                    let added = library.encode("", true).unwrap().len();
+                    let max_length = truncate_to.unwrap_or(usize::MAX / 2);
+                    // The library overflows where not even the added tokens have room.
+                    let max_length = max_length.max(added);
+                    let truncation =
+                        tokenizers::TruncationParams { max_length, ..tokenizers::TruncationParams::default() };
+                    library.with_truncation(Some(truncation)).unwrap();
+                    let expect = library.encode(text.as_str(), add).unwrap().get_ids().to_vec();
+                    let options = EncodeOptions { special_tokens, truncate_to: Some(max_length) };
+                    prop_assert_eq!(encode(&pool, &text, options), expect);
+                }
+            }
+        }
     }
 }
