@@ -73,7 +73,9 @@ impl Edge {
         let deadline = longest.or_after(timeout);
         request.extensions_mut().insert(deadline);
         let work = AssertUnwindSafe(self.routes.call(request)).catch_unwind();
-        let status = match deadline.limit(work).await {
+        // Methods keep their deadline by themselves and say more about it; this is for those that
+        // cannot, because their request does not arrive.
+        let status = match deadline.with_grace().limit(work).await {
             Some(Ok(Ok(response))) => match oversize(&response) {
                 None => return call.stream(response),
                 Some(fault) => fault.into(),

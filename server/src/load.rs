@@ -12,6 +12,7 @@ use models::files::{FileError, ModelFiles};
 use models::load::{EmbeddingInfo, LoadError, LoadOptions, Loaded, ModelInfo};
 use serde::Deserialize;
 
+use crate::byte_tokenizer;
 use crate::config::{Config, Dtype, Files, LoadFormat, ModelSource};
 use crate::registry::{self, DuplicateName, Facts, Registry, Served, TextTools};
 use crate::text::chat::{ChatTemplate, TemplateError};
@@ -360,7 +361,11 @@ fn text_tools(config: &Config, files: &ModelFiles) -> Result<TextTools, Cause> {
         waiting_max: TOKENIZE_WAITING_MAX,
         text_bytes_max: config.limits.input_bytes_max,
     };
-    let pool = TokenizerPool::from_json(&files.read("tokenizer.json")?, limits)?;
+    let tokenizer = match (files.read("tokenizer.json"), config.load_format) {
+        (Err(FileError::Missing(_)), LoadFormat::Dummy) => byte_tokenizer::json().into(),
+        (read, _) => read?,
+    };
+    let pool = TokenizerPool::from_json(&tokenizer, limits)?;
     let tokenizer_config = files.read_optional("tokenizer_config.json")?;
     let jinja = files.read_optional("chat_template.jinja")?;
     let chat = ChatTemplate::from_config(

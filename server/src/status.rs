@@ -317,3 +317,49 @@ pub fn code_name(code: Code) -> &'static str {
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_in_the_contract() {
+        let contract = include_str!("../../proto/paternoster/v1/common.proto");
+        let upper = |c: char| c.is_ascii_uppercase() || c == '_';
+        let sources = [
+            include_str!("status.rs"),
+            include_str!("registry.rs"),
+            include_str!("grpc/validate.rs"),
+            include_str!("grpc/generate.rs"),
+            include_str!("grpc/embed.rs"),
+            include_str!("grpc/tokenize.rs"),
+        ];
+        let quoted = sources
+            .iter()
+            .flat_map(|source| source.split('"').skip(1).step_by(2));
+        let reasons: Vec<&str> = quoted
+            .filter(|q| q.contains('_') && q.chars().all(upper))
+            .collect();
+        assert!(reasons.len() > 20, "{reasons:?}");
+        for reason in reasons {
+            let word = |text: &str| text.split(|c| !upper(c)).any(|word| word == reason);
+            assert!(
+                word(contract) || code_words().contains(&reason),
+                "{reason} is not documented"
+            );
+        }
+    }
+
+    fn code_words() -> Vec<&'static str> {
+        (0..=16)
+            .map(|code| code_name(Code::from_i32(code)))
+            .collect()
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let fault = Fault::new(Code::Internal, "PANIC", "ü".repeat(1000));
+        assert_eq!(fault.message.len(), 1024);
+        assert!(fault.message.chars().all(|c| c == 'ü'));
+    }
+}

@@ -277,11 +277,11 @@ mod tests {
 
     #[test]
     fn a_vector_is_scaled_to_length_one_and_zeros_stay() {
-        let mut values = [3.0, 4.0];
+        let mut values = [3.0_f32, 4.0];
         scale_to_one(&mut values);
-        assert_eq!(values, [0.6, 0.8]);
-        let mut zeros = [0.0; 3];
+        assert_eq!(values.map(f32::to_bits), [0.6_f32, 0.8].map(f32::to_bits));
+        let mut zeros = [0.0_f32; 3];
         scale_to_one(&mut zeros);
-        assert_eq!(zeros, [0.0; 3]);
+        assert_eq!(zeros.map(f32::to_bits), [0; 3]);
     }
 }

@@ -42,6 +42,7 @@ pub(crate) async fn begin(
         .map_err(|error| Fault::invalid("stopping.stop", "STOP_TOO_LONG", error.to_string()))?;
     let opening = Opening {
         entry: app.running.enter(&request_id),
+        deadline,
         request_id,
         model: decoder.name.clone(),
         prompt_tokens: prompt.len() as u32,
@@ -50,6 +51,7 @@ pub(crate) async fn begin(
             None => Logprobs::Omitted,
         },
         stops: checked.stop.as_slice().into(),
+        stop_tokens: checked.sampling.stop_tokens.as_slice().into(),
         echo: checked
             .echo
             .then(|| (decoder.text.pool.decode(&prompt), prompt.clone())),
@@ -64,7 +66,8 @@ pub(crate) async fn begin(
     };
     let mut sequences = Vec::with_capacity(checked.n as usize);
     for index in 0..checked.n {
-        let tokens = work.submit(decoder, &checked, index).await?;
+        let submitted = deadline.limit(work.submit(decoder, &checked, index)).await;
+        let tokens = submitted.ok_or_else(Fault::deadline)??;
         let detokenizer = Detokenizer::new(Arc::clone(decoder.text.pool.tokenizer()));
         sequences.push((tokens, TextStream::new(detokenizer, stops.clone())));
     }

@@ -3,19 +3,22 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use engine::executor::TokenLogprob;
 use engine::handle::{End, Generated, Progress, Tokens};
-use engine::request::Finish;
+use engine::request::{Finish, Token};
 use futures_util::Stream;
 use futures_util::stream::{self, StreamExt as _};
 use proto::v1;
 use proto::v1::generate_response::Event;
+use tokio::time::Sleep;
 use tokio_stream::StreamMap;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::app::RunningEntry;
+use crate::deadline::Deadline;
 use crate::status::{Fault, fault_of_end};
 use crate::text::stream::{Chunk, TextStream};
 
@@ -25,21 +28,28 @@ pub(crate) struct Generation {
     pub(crate) model: String,
     pub(crate) usage: v1::Usage,
     entry: RunningEntry,
+    /// Fires when the engine should have ended everything and did not.
+    overdue: Pin<Box<Sleep>>,
     sequences: Vec<Sequence>,
     /// The sequences that still run; removing one aborts it.
     running: StreamMap<u32, Pin<Box<dyn Stream<Item = Progress> + Send>>>,
     ready: VecDeque<Event>,
     started: bool,
-    failed: bool,
+    /// An error, to be said after what came before it.
+    failure: Option<Status>,
 }
 
 /// One sequence's way from tokens to text.
 struct Sequence {
     index: u32,
     text: TextStream,
-    stops: std::sync::Arc<[String]>,
+    stops: Arc<[String]>,
     /// Tokens whose text is not yet sent as a whole.
     held: VecDeque<Generated>,
+    /// The tokens that end it, sorted.
+    stop_tokens: Arc<[Token]>,
+    /// The one of them that was drawn. It has no text, so it never comes to the text stream.
+    last: Option<Generated>,
     logprobs: Logprobs,
     generated_tokens: u32,
 }
@@ -59,8 +69,11 @@ pub(crate) struct Opening {
     pub(crate) model: String,
     pub(crate) prompt_tokens: u32,
     pub(crate) entry: RunningEntry,
+    pub(crate) deadline: Deadline,
     pub(crate) logprobs: Logprobs,
-    pub(crate) stops: std::sync::Arc<[String]>,
+    pub(crate) stops: Arc<[String]>,
+    /// The tokens that end a sequence, sorted.
+    pub(crate) stop_tokens: Arc<[Token]>,
     /// The prompt's text and tokens, if they are to come first.
     pub(crate) echo: Option<(String, Vec<u32>)>,
 }
@@ -76,11 +89,12 @@ impl Generation {
             request_id: opening.request_id,
             model: opening.model,
             entry: opening.entry,
+            overdue: Box::pin(opening.deadline.overdue()),
             sequences: Vec::with_capacity(sequences.len()),
             running: StreamMap::with_capacity(sequences.len()),
             ready: VecDeque::new(),
             started: false,
-            failed: false,
+            failure: None,
         };
         for (index, (tokens, text)) in (0..).zip(sequences) {
             if let Some((text, token_ids)) = &opening.echo {
@@ -96,8 +110,10 @@ impl Generation {
             generation.sequences.push(Sequence {
                 index,
                 text,
-                stops: std::sync::Arc::clone(&opening.stops),
+                stops: Arc::clone(&opening.stops),
                 held: VecDeque::new(),
+                stop_tokens: Arc::clone(&opening.stop_tokens),
+                last: None,
                 logprobs: opening.logprobs,
                 generated_tokens: 0,
             });
@@ -118,8 +134,8 @@ impl Generation {
             {
                 return Some(Ok(event));
             }
-            if self.failed {
-                return None;
+            if let Some(status) = self.failure.take() {
+                return Some(Err(status));
             }
             let aborted = self.entry.aborted.clone();
             tokio::select! {
@@ -128,10 +144,11 @@ impl Generation {
                 progress = self.running.next() => {
                     let (index, progress) = progress?;
                     if let Err(fault) = self.take(index, progress) {
-                        self.failed = true;
-                        self.running.clear();
-                        return Some(Err(fault.into_status(self.trailers())));
+                        self.fail(fault);
                     }
+                }
+                () = self.overdue.as_mut(), if !self.running.is_empty() => {
+                    self.fail(Fault::deadline());
                 }
             }
         }
@@ -143,11 +160,7 @@ impl Generation {
             self.start(cached_tokens);
         }
         let sequence = &mut self.sequences[index as usize];
-        let ends = matches!(progress.end, Some(End::Finish(Finish::Stop)));
-        let mut tokens = progress.tokens;
-        let last = if ends { tokens.pop() } else { None };
-        let stopped = sequence.push(tokens, &mut self.ready);
-        if let Some(stop) = stopped {
+        if let Some(stop) = sequence.push(progress.tokens, &mut self.ready) {
             self.finish(index, v1::FinishReason::StopString, stop, None);
             return Ok(());
         }
@@ -157,14 +170,15 @@ impl Generation {
         if let Some(fault) = fault_of_end(end) {
             return Err(fault);
         }
-        let stop_token_id = last.as_ref().map(|last| last.token.0);
-        if let Some(stop) = sequence.flush(last, &mut self.ready) {
-            self.finish(index, v1::FinishReason::StopString, stop, None);
-        } else if ends {
-            self.finish(index, v1::FinishReason::Stop, String::new(), stop_token_id);
-        } else {
-            self.finish(index, v1::FinishReason::Length, String::new(), None);
-        }
+        let stop_token_id = sequence.last.as_ref().map(|last| last.token.0);
+        let (reason, stop, stop_token_id) = match sequence.flush(&mut self.ready) {
+            Some(stop) => (v1::FinishReason::StopString, stop, None),
+            None if end == End::Finish(Finish::Stop) => {
+                (v1::FinishReason::Stop, String::new(), stop_token_id)
+            }
+            None => (v1::FinishReason::Length, String::new(), None),
+        };
+        self.finish(index, reason, stop, stop_token_id);
         Ok(())
     }
 
@@ -211,28 +225,33 @@ impl Generation {
         self.start(0);
         let running: Vec<u32> = self.running.keys().copied().collect();
         for index in running {
-            self.sequences[index as usize].flush(None, &mut self.ready);
+            self.sequences[index as usize].flush(&mut self.ready);
             self.finish(index, v1::FinishReason::Abort, String::new(), None);
         }
     }
 
-    /// What was done until an error, for its trailers.
-    fn trailers(&self) -> MetadataMap {
-        let running: u32 = self
-            .sequences
-            .iter()
-            .map(|sequence| sequence.generated_tokens)
-            .sum();
+    /// Ends everything with an error; its trailers tell what was done until then.
+    fn fail(&mut self, fault: Fault) {
+        self.running.clear();
+        let generated: usize = self.sequences.iter().map(Sequence::generated).sum();
         let mut trailers = MetadataMap::new();
         trailers.insert("x-prompt-tokens", self.usage.prompt_tokens.into());
-        trailers.insert("x-generated-tokens", running.into());
-        trailers
+        trailers.insert("x-generated-tokens", generated.into());
+        self.failure = Some(fault.into_status(trailers));
     }
 }
 
 impl Sequence {
+    /// Tokens generated so far, those held back included.
+    fn generated(&self) -> usize {
+        self.generated_tokens as usize + self.held.len() + usize::from(self.last.is_some())
+    }
+
     /// Takes new tokens; answers the stop string if one is complete.
-    fn push(&mut self, tokens: Vec<Generated>, ready: &mut VecDeque<Event>) -> Option<String> {
+    fn push(&mut self, mut tokens: Vec<Generated>, ready: &mut VecDeque<Event>) -> Option<String> {
+        // Where the engine draws such a token, it ends the sequence; its end may come later.
+        let ends = |last: &mut Generated| self.stop_tokens.binary_search(&last.token).is_ok();
+        self.last = self.last.take().or_else(|| tokens.pop_if(ends));
         if tokens.is_empty() {
             return None;
         }
@@ -242,9 +261,10 @@ impl Sequence {
         self.send(chunk, None, ready)
     }
 
-    /// Sends what was held back. `last` is a token that ended the sequence and has no text.
-    fn flush(&mut self, last: Option<Generated>, ready: &mut VecDeque<Event>) -> Option<String> {
+    /// Sends what was held back, and the token that ended the sequence.
+    fn flush(&mut self, ready: &mut VecDeque<Event>) -> Option<String> {
         let chunk = self.text.finish();
+        let last = self.last.take();
         self.send(chunk, last, ready)
     }
 

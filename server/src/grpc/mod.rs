@@ -40,9 +40,10 @@ pub(crate) fn routes(app: &Arc<App>, health: &HealthReporter) -> Result<Routes, 
         .prepare())
 }
 
-/// What reflection tells: the contract with its comments, and health.
+/// What reflection tells: the contract with its comments, health, and the details of errors.
 fn reflected() -> Builder<'static> {
     Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }

@@ -1,0 +1,111 @@
+//! HTTP/1.1 on the same port, and connections that say nothing or too much.
+
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+use crate::world::{Plan, World, ask, soon};
+
+#[tokio::test]
+async fn probes_follow_the_engines() {
+    let world = World::ready().await;
+    assert!(world.get("/health").await.starts_with("HTTP/1.1 200"));
+    assert!(world.get("/ready").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn metrics_are_rendered_with_help_and_buckets() {
+    let world = World::ready().await;
+    world
+        .client
+        .inference()
+        .complete(ask("hello", 3))
+        .await
+        .unwrap();
+    world.client.embed(["lift"]).await.unwrap();
+    let page = world.get("/metrics").await;
+    assert!(
+        page.contains("content-type: text/plain; version=0.0.4"),
+        "{page}"
+    );
+    for series in [
+        "paternoster_requests_total{method=\"Complete\",code=\"OK\"}",
+        "paternoster_requests_total{method=\"Embed\",code=\"OK\"}",
+        "paternoster_calls_in_flight{method=\"Complete\"} ",
+        "paternoster_build_info{version=",
+        "paternoster_model_info{model=\"tiny\",architecture=\"Fake\",dtype=\"f32\"} 1",
+        "paternoster_generation_tokens_total{model=\"tiny\"}",
+        "paternoster_connections ",
+        "paternoster_panics_total",
+        "# HELP paternoster_requests_total ",
+        "vllm:time_to_first_token_seconds_bucket{",
+        "vllm:num_requests_running{",
+    ] {
+        assert!(page.contains(series), "no {series} in:\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_a_page_is_not_found() {
+    let world = World::ready().await;
+    assert!(world.get("/version").await.starts_with("HTTP/1.1 404"));
+    assert!(
+        world
+            .get("/paternoster.v1.Inference/Generate")
+            .await
+            .starts_with("HTTP/1.1 404")
+    );
+    let post =
+        "POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    assert!(world.raw(post).await.starts_with("HTTP/1.1 405"));
+    let grpc = "POST /paternoster.v1.Inference/Embed HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                content-type: application/grpc\r\ncontent-length: 0\r\n\r\n";
+    assert!(world.raw(grpc).await.starts_with("HTTP/1.1 505"));
+    let web = "POST /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+               content-type: application/grpc-web\r\ncontent-length: 0\r\n\r\n";
+    assert!(world.raw(web).await.starts_with("HTTP/1.1 415"));
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let mut plan = Plan::default();
+    plan.limits.greeting_timeout = Duration::from_millis(20);
+    let world = World::ready_with(plan).await;
+    let mut silent = TcpStream::connect(world.address).await.unwrap();
+    let mut byte = [0];
+    assert_eq!(soon(silent.read(&mut byte)).await.unwrap(), 0);
+    assert!(world.raw("PRI * HTTP/2.0\r\n").await.is_empty());
+    world
+        .client
+        .inference()
+        .complete(ask("still here", 1))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn connections_above_the_cap_are_closed() {
+    let mut plan = Plan::default();
+    plan.limits.connections_max = 2;
+    let world = World::ready_with(plan).await;
+    let _second = TcpStream::connect(world.address).await.unwrap();
+    let mut third = TcpStream::connect(world.address).await.unwrap();
+    let mut byte = [0];
+    assert_eq!(soon(third.read(&mut byte)).await.unwrap(), 0);
+    world
+        .client
+        .inference()
+        .complete(ask("still here", 1))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_without_calls_is_told_to_leave() {
+    let mut plan = Plan::default();
+    plan.limits.connection_idle_timeout = Duration::from_millis(20);
+    let world = World::ready_with(plan).await;
+    let answer = world.raw("GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}

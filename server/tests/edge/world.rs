@@ -1,0 +1,338 @@
+//! A whole server over a real socket, with fake devices behind its engines.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::config::{EncodeConfig, EngineConfig};
+use engine::encode::EncodeLimits;
+use engine::executor::{Executor, Pooling};
+use engine::fake::{FakeConfig, FakeDevice};
+use engine::handle::Factory;
+use engine::limits::{Limits as EngineLimits, Pool};
+use engine::request::Token;
+use paternoster_client::{Client, v1};
+use server::app::App;
+use server::byte_tokenizer;
+use server::limits::Limits;
+use server::registry::{Decoder, Encoder, Facts, Registry, Served, TextTools};
+use server::text::chat::ChatTemplate;
+use server::text::tokenizer::{PoolLimits, Tokenize, TokenizerPool};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+/// Token ids are below this; the tokenizer knows 256 of them.
+pub(crate) const VOCABULARY: u32 = 300;
+/// Values of a fake embedding.
+pub(crate) const WIDTH: u32 = 8;
+/// Longest sequence of the fake decoder.
+pub(crate) const CONTEXT: u32 = 512;
+/// Longest input of the fake encoder.
+pub(crate) const INPUT_TOKENS_MAX: u32 = 64;
+/// The token that ends a sequence of the fake decoder: `z`.
+pub(crate) const END: u32 = 122;
+
+const TEMPLATE: &str =
+    r#"{"chat_template": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}>"}"#;
+
+/// What makes the decoder's executors.
+pub(crate) type Executors = Box<dyn FnOnce(FakeDevice) -> Factory<dyn Executor>>;
+
+/// How a world differs from the ordinary one.
+pub(crate) struct Plan {
+    pub(crate) limits: Limits,
+    pub(crate) running_max: u32,
+    pub(crate) waiting_max: u32,
+    /// What the decoder's executors come from; `None` makes them of its device.
+    pub(crate) executors: Option<Executors>,
+    /// The tokenizer of both models.
+    pub(crate) tokenizer: Option<Arc<dyn Tokenize>>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let limits = Limits {
+            message_bytes_max: 64 << 10,
+            input_bytes_max: 16 << 10,
+            ..Limits::default()
+        };
+        Self {
+            limits,
+            running_max: 8,
+            waiting_max: 8,
+            executors: None,
+            tokenizer: None,
+        }
+    }
+}
+
+/// A server, its devices and a client of it.
+pub(crate) struct World {
+    pub(crate) address: SocketAddr,
+    pub(crate) client: Client,
+    pub(crate) app: Arc<App>,
+    /// The device of the decoder `tiny`. It draws letters.
+    pub(crate) device: FakeDevice,
+    /// The device of the encoder `vectors`.
+    pub(crate) encoder: FakeDevice,
+    pub(crate) shutdown: CancellationToken,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl World {
+    /// An ordinary server that is ready.
+    pub(crate) async fn ready() -> Self {
+        Self::ready_with(Plan::default()).await
+    }
+
+    /// A server that is ready.
+    pub(crate) async fn ready_with(plan: Plan) -> Self {
+        let world = Self::start(plan).await;
+        let mut readiness = world.app.readiness.subscribe();
+        readiness
+            .wait_for(|readiness| readiness.ready)
+            .await
+            .unwrap();
+        world
+    }
+
+    /// A server that listens.
+    pub(crate) async fn start(plan: Plan) -> Self {
+        let recorder = server::metrics::install();
+        let config = |blocks| FakeConfig {
+            pool: Pool {
+                blocks,
+                block_tokens: NonZeroU32::new(16).unwrap(),
+            },
+            vocabulary: 97..123,
+            latency: Duration::ZERO,
+            width: WIDTH,
+        };
+        let (device, encoder) = (FakeDevice::new(config(257)), FakeDevice::new(config(2)));
+        let models = vec![
+            Served::Decoder(Arc::new(decoder(
+                &device,
+                plan.executors,
+                plan.tokenizer.clone(),
+                [plan.running_max, plan.waiting_max],
+            ))),
+            Served::Encoder(Arc::new(embedder(&encoder, plan.tokenizer))),
+        ];
+        let app = Arc::new(App::new(
+            Registry::new(models).unwrap(),
+            plan.limits,
+            recorder,
+        ));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let (served, asked) = (Arc::clone(&app), shutdown.clone());
+        let server = tokio::spawn(async move {
+            server::serve::serve(listener, served, asked.cancelled_owned()).await
+        });
+        let client = Client::connect(format!("http://{address}")).await.unwrap();
+        Self {
+            address,
+            client,
+            app,
+            device,
+            encoder,
+            shutdown,
+            server,
+        }
+    }
+
+    /// Waits for the server's own end.
+    pub(crate) async fn ended(self) {
+        soon(self.server).await.unwrap().unwrap();
+    }
+
+    /// The bytes a fresh connection gets in answer to `request`, until the server closes it.
+    pub(crate) async fn raw(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        soon(stream.read_to_end(&mut answer)).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// A page over HTTP/1.1.
+    pub(crate) async fn get(&self, path: &str) -> String {
+        self.raw(&format!(
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        ))
+        .await
+    }
+
+    /// The text a prompt alone is continued with, greedily.
+    pub(crate) fn expected_text(&self, prompt: &str, count: usize) -> String {
+        let prompt: Vec<Token> = prompt.bytes().map(|byte| Token(byte.into())).collect();
+        text(&self.device.expected_tokens(&prompt, count))
+    }
+
+    /// The result of something that needs steps of a held device, which are let go one by one.
+    pub(crate) async fn stepping<F: Future>(&self, work: F) -> F::Output {
+        let steps = async {
+            let mut launched = self.device.launched();
+            loop {
+                self.device.allow(1);
+                launched.changed().await.unwrap();
+            }
+        };
+        tokio::select! {
+            biased;
+            done = soon(work) => done,
+            never = steps => never,
+        }
+    }
+
+    /// The decoder `tiny`.
+    pub(crate) fn decoder(&self) -> &Decoder {
+        let Served::Decoder(decoder) = &self.app.registry.models()[0] else {
+            panic!("no decoder")
+        };
+        decoder
+    }
+
+    /// Waits until the decoder holds no block any more.
+    pub(crate) async fn blocks_are_free(&self) {
+        eventually(|| self.decoder().handle.stats().blocks_active == 0).await;
+    }
+}
+
+fn text_tools(tokenizer: Option<Arc<dyn Tokenize>>, chat: Option<ChatTemplate>) -> TextTools {
+    let limits = PoolLimits {
+        text_bytes_max: 16 << 10,
+        ..PoolLimits::default()
+    };
+    let pool = match tokenizer {
+        Some(tokenizer) => TokenizerPool::new(tokenizer, limits),
+        None => TokenizerPool::from_json(&byte_tokenizer::json(), limits).unwrap(),
+    };
+    let file = |name: &str| (name == "tokenizer.json").then(|| byte_tokenizer::json().into());
+    TextTools {
+        pool,
+        chat,
+        files: Arc::new(file),
+    }
+}
+
+fn decoder(
+    device: &FakeDevice,
+    executors: Option<Executors>,
+    tokenizer: Option<Arc<dyn Tokenize>>,
+    [running_max, waiting_max]: [u32; 2],
+) -> Decoder {
+    let limits = EngineLimits {
+        step_tokens_max: 64,
+        running_max,
+        waiting_max,
+        sequence_tokens_max: CONTEXT,
+        preemptions_max: 8,
+        depth_max: 1,
+    };
+    let factory = match executors {
+        Some(executors) => executors(device.clone()),
+        None => device.executors(),
+    };
+    let (handle, _completion) = engine::start(factory, EngineConfig::new("tiny", limits));
+    let facts = Facts {
+        architecture: "Fake".to_owned(),
+        dtype: "f32".to_owned(),
+        parameters: 1000,
+        vocab_size: VOCABULARY,
+        context_tokens_max: CONTEXT,
+        kv_block_tokens: 16,
+        ..Facts::default()
+    };
+    let chat = ChatTemplate::from_config(TEMPLATE.as_bytes(), None).unwrap();
+    let text = text_tools(tokenizer, chat);
+    Decoder {
+        name: "tiny".to_owned(),
+        facts,
+        handle,
+        text,
+        end_tokens: vec![END],
+    }
+}
+
+fn embedder(device: &FakeDevice, tokenizer: Option<Arc<dyn Tokenize>>) -> Encoder {
+    let limits = EncodeLimits {
+        batch_tokens_max: 256,
+        batch_inputs_max: 8,
+        waiting_max: 2048,
+        input_tokens_max: INPUT_TOKENS_MAX,
+    };
+    let config = EncodeConfig::new("vectors", limits);
+    let (handle, _completion) = engine::start_encoder(device.encoders(), config);
+    let facts = Facts {
+        vocab_size: VOCABULARY,
+        context_tokens_max: INPUT_TOKENS_MAX,
+        width: WIDTH,
+        ..Facts::default()
+    };
+    Encoder {
+        name: "vectors".to_owned(),
+        facts,
+        handle,
+        text: text_tools(tokenizer, None),
+        pooling: Pooling::Mean,
+        normalize: true,
+        prompts: [("query".to_owned(), "query: ".to_owned())].into(),
+        default_prompt: None,
+    }
+}
+
+/// The letters of tokens.
+pub(crate) fn text(tokens: &[Token]) -> String {
+    tokens
+        .iter()
+        .map(|token| char::from(token.0 as u8))
+        .collect()
+}
+
+/// The result of something that ends by itself; a test that hangs fails instead.
+pub(crate) async fn soon<F: Future>(work: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(30), work)
+        .await
+        .expect("it does not end")
+}
+
+/// Waits until something that other threads bring about holds.
+pub(crate) async fn eventually(holds: impl Fn() -> bool) {
+    soon(async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// The reason of an error, and the field it names.
+pub(crate) fn reason(status: &Status) -> (String, String) {
+    let details = status.get_error_details();
+    let info = details
+        .error_info()
+        .unwrap_or_else(|| panic!("no reason: {status:?}"));
+    assert_eq!(info.domain, "paternoster.v1");
+    let violations = details
+        .bad_request()
+        .map(|bad| bad.field_violations.clone());
+    let field = violations
+        .unwrap_or_default()
+        .first()
+        .map(|violation| violation.field.clone());
+    (info.reason.clone(), field.unwrap_or_default())
+}
+
+/// A request for `max_tokens` tokens, whatever they are.
+pub(crate) fn ask(prompt: &str, max_tokens: u32) -> v1::GenerateRequest {
+    let mut request = paternoster_client::prompt(prompt, max_tokens);
+    request.stopping.as_mut().unwrap().ignore_eos = true;
+    request
+}
