@@ -7,7 +7,9 @@ use paternoster_client::v1;
 use server::byte_tokenizer;
 use server::text::chat::Rendered;
 use server::text::detokenize::Decoding;
-use server::text::tokenizer::{EncodeOptions, PoolLimits, Tokenize, TokenizeError, TokenizerPool};
+use server::text::tokenizer::{
+    ControlTokens, EncodeOptions, PoolLimits, Tokenize, TokenizeError, TokenizerPool,
+};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -146,8 +148,8 @@ impl Tokenize for Fragile {
     fn is_special(&self, id: u32) -> bool {
         self.0.is_special(id)
     }
-    fn special_tokens(&self) -> &[String] {
-        self.0.special_tokens()
+    fn control_tokens(&self) -> &ControlTokens {
+        self.0.control_tokens()
     }
     fn id(&self, piece: &str) -> Option<u32> {
         self.0.id(piece)
