@@ -176,6 +176,12 @@ impl Executor for FakeExecutor {
     }
 }
 
+impl Drop for FakeExecutor {
+    fn drop(&mut self) {
+        self.device.end();
+    }
+}
+
 /// What a request alone generates: the same function over a text in one piece.
 pub(super) fn expected(
     vocabulary: &Range<u32>,
@@ -239,6 +245,7 @@ mod tests {
             latency: Duration::ZERO,
             width: 1,
         });
+        device.start().unwrap();
         let mut executor = FakeExecutor::new(device.clone());
         let prompt: Arc<[Token]> = (0..12).map(Token).collect();
         executor.admit(RequestId(1), &Arc::default(), &prompt, &[]);

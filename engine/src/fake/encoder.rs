@@ -40,6 +40,12 @@ impl Encoder for FakeEncoder {
     }
 }
 
+impl Drop for FakeEncoder {
+    fn drop(&mut self) {
+        self.device.end();
+    }
+}
+
 /// Values in -1..1.
 pub(super) fn vector(tokens: &[Token], width: u32) -> impl Iterator<Item = f32> {
     let text = tokens

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::num::NonZeroU32;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -104,27 +103,30 @@ impl Bench {
         soon(self.handle.generate(request)).await.unwrap()
     }
 
-    /// Submits requests while the device holds its steps: each lets one step go if that is what
-    /// its verdict waits for. All of them are in flight in the end.
+    /// Submits requests while the device holds its steps, so that all of them are in flight. The
+    /// first one runs before the others come.
     pub(crate) async fn generate_held(
         &self,
         requests: impl IntoIterator<Item = Generate>,
     ) -> Vec<Tokens> {
         self.device.hold();
-        let mut streams = Vec::new();
-        for request in requests {
-            let mut verdict = pin!(self.handle.generate(request));
+        let mut requests = requests.into_iter();
+        let first = self.generate(requests.next().unwrap()).await;
+        self.launched(self.device.allow(0)).await;
+        let mut verdicts: Vec<_> = requests
+            .map(|request| Box::pin(self.handle.generate(request)))
+            .collect();
+        // The first look at each leaves its request in the inbox; verdicts come behind the step.
+        for verdict in &mut verdicts {
             let asked = poll_fn(|context| Poll::Ready(verdict.as_mut().poll(context)));
-            let verdict = match asked.await {
-                Poll::Ready(verdict) => verdict,
-                Poll::Pending => {
-                    if !streams.is_empty() {
-                        self.device.allow(1);
-                    }
-                    soon(verdict).await
-                }
-            };
-            streams.push(verdict.unwrap());
+            assert!(asked.await.is_pending(), "a verdict comes in a held step");
+        }
+        if !verdicts.is_empty() {
+            self.device.allow(1);
+        }
+        let mut streams = vec![first];
+        for verdict in verdicts {
+            streams.push(soon(verdict).await.unwrap());
         }
         streams
     }

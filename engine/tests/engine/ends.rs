@@ -134,6 +134,7 @@ async fn draining_takes_nothing_new_and_ends_with_the_old() {
     let heard = read(&mut old).await;
     assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 9));
     soon(bench.completion.wait()).await.unwrap();
+    assert_eq!(bench.device.alive(), 0);
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use engine::sampling::Sampling;
 use engine::start;
 
 use crate::bench::{
-    Bench, Heard, LIMITS, STEP_TIMEOUT, config, device, prompt, reach, read, request, soon,
+    Bench, Heard, LIMITS, STEP_TIMEOUT, config, device, ids, prompt, reach, read, request, soon,
+    until,
 };
 
 /// The sampling of every second request, so that replay is seen to keep the draws.
@@ -91,19 +92,22 @@ async fn a_hang_loses_and_repeats_no_token() {
 #[tokio::test]
 async fn a_step_that_comes_back_too_late_changes_nothing() {
     let bench = Bench::patient().await;
-    bench.device.hold();
+    bench.device.fail_at(5, Fault::Hang);
     let text = prompt(1, 10);
     let mut tokens = bench.generate(request(&text, 20)).await;
-    bench.launched(1).await;
-    bench.allow(4).await;
-    // The gate holds step 5 for too long; the next life's steps wait at the same gate.
-    let mut health = bench.handle.health();
+    bench.launched(5).await;
+    bench.device.hold();
     bench.clock.advance(STEP_TIMEOUT);
     bench.launched(6).await;
-    reach(&mut health, Health::Serving).await;
+    assert_eq!(bench.device.alive(), 2);
+    // The next life's first step is held: what is heard now, the late one would have said.
+    bench.device.release_hung();
+    until(|| bench.device.alive() == 1).await;
+    let mut heard = ids(&soon(tokens.next()).await.unwrap().tokens);
+    assert_eq!(heard, bench.device.expected_tokens(&text, 4));
     bench.device.release();
-    let heard = read(&mut tokens).await;
-    assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 20));
+    heard.extend(read(&mut tokens).await.tokens);
+    assert_eq!(heard, bench.device.expected_tokens(&text, 20));
     bench.quiet().await;
 }
 

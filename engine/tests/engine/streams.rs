@@ -11,13 +11,18 @@ use crate::bench::{Bench, Heard, LIMITS, device, ids, prompt, read, request, soo
 async fn a_hundred_at_once_hear_what_each_would_hear_alone() {
     // 40 blocks of 4 for up to 16 sequences of up to 60 tokens: many are preempted.
     let bench = Bench::on(device(40), LIMITS).await;
-    let mut readers = Vec::new();
-    for number in 0..100 {
+    let asked = |number: u32| {
         // Groups share a prefix; lengths differ.
         let mut text = prompt(number % 7, 20);
         text.extend(prompt(number, number % 13));
-        let output_max = 1 + number % 27;
-        let mut tokens = bench.generate(request(&text, output_max)).await;
+        (text, 1 + number % 27)
+    };
+    let requests = (0..100).map(asked).map(|(text, max)| request(&text, max));
+    let streams = bench.generate_held(requests).await;
+    bench.device.release();
+    let mut readers = Vec::new();
+    for (number, mut tokens) in (0..).zip(streams) {
+        let (text, output_max) = asked(number);
         let expected = bench.device.expected_tokens(&text, output_max as usize);
         readers.push(tokio::spawn(async move {
             let heard = read(&mut tokens).await;
