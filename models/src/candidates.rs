@@ -1,8 +1,7 @@
 //! The draw from one row: which tokens stay in play, and which of them a number in 0..1 picks.
 //!
 //! Order: temperature, top-k, top-p, min-p, typical-p. Each filter sees the tokens the one before
-//! left, with probabilities that sum to one. Nothing sorts the whole vocabulary unless a filter
-//! keeps most of it.
+//! left, with probabilities that sum to one. Nothing sorts the vocabulary: filters select.
 
 use engine::sampling::Sampling;
 use kernels::sample::{log_sum_exp, top_k};
@@ -22,8 +21,8 @@ struct Candidate {
     token: u32,
     /// Probability times a constant.
     weight: f64,
-    /// What typical-p sorts by.
-    surprise: f64,
+    /// A filter keeps the lowest ranks.
+    rank: f64,
 }
 
 impl Candidates {
@@ -40,16 +39,18 @@ impl Candidates {
         self.kept.clear();
         if let Some(k) = sampling.top_k {
             top_k(logits, (k as usize).min(logits.len()), &mut self.best);
-            self.keep_best(scale);
+            let best = self.best.iter();
+            self.kept
+                .extend(best.map(|&(token, logit)| Candidate::new(token, scale(logit))));
             if let Some(p) = sampling.top_p {
-                self.keep_mass(p, self.kept.iter().map(|candidate| candidate.weight).sum());
+                keep_mass(&mut self.kept, p);
             }
         } else {
             self.scaled.clear();
             self.scaled.extend(logits.iter().map(|&logit| scale(logit)));
             match (sampling.top_p, sampling.min_p, sampling.typical_p) {
                 (None, None, None) => return self.draw_from_all(number),
-                (Some(p), ..) => self.keep_likeliest(p, logits, scale),
+                (Some(p), ..) => self.keep_likeliest(p),
                 (None, Some(p), _) => self.keep_above(p.ln()),
                 (None, None, Some(_)) => self.keep_above(SCALED_MIN),
             }
@@ -64,16 +65,6 @@ impl Candidates {
         self.pick(number)
     }
 
-    /// `kept` becomes `best`.
-    fn keep_best(&mut self, scale: impl Fn(f32) -> f32) {
-        self.kept.clear();
-        self.kept.extend(
-            self.best
-                .iter()
-                .map(|&(token, logit)| Candidate::new(token, scale(logit))),
-        );
-    }
-
     /// Every token whose scaled logit is at least `floor`.
     fn keep_above(&mut self, floor: f32) {
         let all = self
@@ -86,36 +77,17 @@ impl Candidates {
     }
 
     /// The likeliest tokens that together have the share `p` of the whole row.
-    fn keep_likeliest(&mut self, p: f32, logits: &[f32], scale: impl Fn(f32) -> f32) {
-        let total = f64::from(log_sum_exp(&self.scaled)).exp();
-        let mut count = TOP_P_FIRST.min(logits.len());
-        loop {
-            top_k(logits, count, &mut self.best);
-            self.keep_best(&scale);
-            let mass: f64 = self.kept.iter().map(|candidate| candidate.weight).sum();
-            if mass >= f64::from(p) * total || count == logits.len() {
-                return self.keep_mass(p, total);
-            }
-            count = (count * TOP_P_GROWTH).min(logits.len());
-        }
-    }
-
-    /// The shortest beginning of `kept` that has the share `p` of `total`; at least one.
-    fn keep_mass(&mut self, p: f32, total: f64) {
-        let wanted = f64::from(p) * total;
-        let mut mass = 0.0;
-        let short = self.kept.iter().take_while(|candidate| {
-            let is_short = mass < wanted;
-            mass += candidate.weight;
-            is_short
-        });
-        let length = short.count().max(1);
-        self.kept.truncate(length);
+    fn keep_likeliest(&mut self, p: f32) {
+        let total = log_sum_exp(&self.scaled);
+        // All tokens below this floor together have less than the share 1 - p.
+        let floor = total + ((1.0 - p) / self.scaled.len() as f32).ln();
+        self.keep_above(floor.min(0.0));
+        keep_weight(&mut self.kept, f64::from(p) * f64::from(total).exp());
     }
 
     /// The tokens whose information is nearest the row's entropy, up to the share `p`.
     fn keep_typical(&mut self, p: f32) {
-        let total: f64 = self.kept.iter().map(|candidate| candidate.weight).sum();
+        let total = weight(&self.kept);
         let information = |weight: f64| -(weight / total).ln();
         let entropy: f64 = self
             .kept
@@ -124,40 +96,15 @@ impl Candidates {
             .map(|candidate| candidate.weight / total * information(candidate.weight))
             .sum();
         for candidate in &mut self.kept {
-            candidate.surprise = (information(candidate.weight) - entropy).abs();
+            candidate.rank = (information(candidate.weight) - entropy).abs();
         }
-        let before = |a: &Candidate, b: &Candidate| {
-            a.surprise
-                .total_cmp(&b.surprise)
-                .then(a.token.cmp(&b.token))
-        };
-        let mut count = TYPICAL_FIRST.min(self.kept.len());
-        loop {
-            if count < self.kept.len() {
-                self.kept.select_nth_unstable_by(count, before);
-            }
-            let mass: f64 = self.kept[..count]
-                .iter()
-                .map(|candidate| candidate.weight)
-                .sum();
-            if mass >= f64::from(p) * total || count == self.kept.len() {
-                break;
-            }
-            count = (count * TYPICAL_GROWTH).min(self.kept.len());
-        }
-        self.kept.truncate(count);
-        self.kept.sort_unstable_by(before);
-        self.keep_mass(p, total);
+        keep_mass(&mut self.kept, p);
     }
 
     /// Picks from `kept`.
     fn pick(&self, number: f64) -> u32 {
-        let total: f64 = self.kept.iter().map(|candidate| candidate.weight).sum();
-        let index = at(
-            self.kept.iter().map(|candidate| candidate.weight),
-            number * total,
-        );
-        self.kept[index].token
+        let weights = self.kept.iter().map(|candidate| candidate.weight);
+        self.kept[at(weights, number * weight(&self.kept))].token
     }
 
     /// Picks from the whole row: first a chunk by its share, then a token inside it.
@@ -180,13 +127,52 @@ impl Candidates {
 }
 
 impl Candidate {
+    /// Ranked by likelihood.
     fn new(token: u32, scaled: f32) -> Self {
+        let scaled = f64::from(scaled);
         Self {
             token,
-            weight: f64::from(scaled).exp(),
-            surprise: 0.0,
+            weight: scaled.exp(),
+            rank: -scaled,
         }
     }
+}
+
+fn weight(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|candidate| candidate.weight).sum()
+}
+
+/// Keeps the fewest candidates of lowest rank that have the share `p` of all; at least one.
+fn keep_mass(kept: &mut Vec<Candidate>, p: f32) {
+    let wanted = f64::from(p) * weight(kept);
+    keep_weight(kept, wanted);
+}
+
+/// Keeps the fewest candidates of lowest rank that weigh `wanted` together; at least one. Their
+/// order depends on the row alone.
+fn keep_weight(kept: &mut Vec<Candidate>, wanted: f64) {
+    let before =
+        |a: &Candidate, b: &Candidate| a.rank.total_cmp(&b.rank).then(a.token.cmp(&b.token));
+    // Everything before `low` stays, everything from `high` on goes.
+    let (mut low, mut high) = (0, kept.len());
+    let mut weight_low = 0.0;
+    while high - low > SORTED_MAX {
+        let middle = low + (high - low) / 2;
+        kept[low..high].select_nth_unstable_by(middle - low, before);
+        let half = weight(&kept[low..middle]);
+        if weight_low + half >= wanted {
+            high = middle;
+        } else {
+            weight_low += half;
+            low = middle;
+        }
+    }
+    kept[low..high].sort_unstable_by(before);
+    while low < high && weight_low < wanted {
+        weight_low += kept[low].weight;
+        low += 1;
+    }
+    kept.truncate(low.max(1));
 }
 
 /// The first index at which the running sum of `weights` exceeds `wanted`; where rounding keeps
@@ -208,11 +194,8 @@ fn at(weights: impl Iterator<Item = f64>, wanted: f64) -> usize {
 
 /// exp(-10,000) is zero in f64; without a floor a small temperature would give infinities.
 const SCALED_MIN: f32 = -10_000.0;
-/// 64: at usual temperatures nine tenths of the mass stand in the first few dozen tokens.
-const TOP_P_FIRST: usize = 64;
-const TOP_P_GROWTH: usize = 8;
-const TYPICAL_FIRST: usize = 1024;
-const TYPICAL_GROWTH: usize = 8;
+/// 64: below that sorting is as fast as selecting again.
+const SORTED_MAX: usize = 64;
 /// 1024: a chunk is searched one exponential at a time, and there are as few chunks as possible.
 const CHUNK: usize = 1024;
 

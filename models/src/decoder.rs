@@ -199,11 +199,6 @@ impl Decoder {
         self.buffers.rows_max
     }
 
-    /// Width of the logits.
-    pub(crate) fn vocab(&self) -> usize {
-        self.spec.vocab
-    }
-
     /// From `normed` to queries in `qkv` and keys and values in the cache.
     fn keys_and_values(
         &mut self,

@@ -14,7 +14,7 @@ use scheduler::plan::{Plan, SlotId};
 use scheduler::request::{RequestId, Token};
 
 use crate::decoder::{Batch, Decoder, LOGITS_ROWS_MAX};
-use crate::sampler::Sampler;
+use crate::sampler::{Sample, Sampler};
 
 /// Computes plans on CPU threads of its own. A step is done when `launch` returns; `wait` hands
 /// its rows out.
@@ -24,6 +24,7 @@ pub(crate) struct CpuExecutor {
     cache: KvCache,
     compute: Compute,
     sampler: Sampler,
+    samples: Vec<Sample>,
     inputs: Inputs,
     /// The last token sampled in each slot, which stands for [`Token::PENDING`].
     last: Vec<Token>,
@@ -52,6 +53,7 @@ impl CpuExecutor {
             cache,
             compute,
             sampler: Sampler::default(),
+            samples: Vec::new(),
             inputs: Inputs::default(),
             last: Vec::new(),
             done: VecDeque::new(),
@@ -92,20 +94,20 @@ impl CpuExecutor {
 
     /// Samples the rows of the step that was just computed.
     fn sample(&mut self, plan: &Plan, rows: &mut Rows) {
-        let sampled = std::mem::take(&mut self.inputs.sampled);
-        let vocab = self.decoder.vocab();
-        for (chunk, slices) in sampled.chunks(LOGITS_ROWS_MAX).enumerate() {
+        self.samples.clear();
+        let sampled = self.inputs.sampled.iter().map(|&slice| &plan.slices[slice]);
+        self.samples.extend(sampled.map(|slice| Sample {
+            id: slice.id,
+            position: slice.positions.end,
+        }));
+        for (chunk, samples) in self.samples.chunks(LOGITS_ROWS_MAX).enumerate() {
             let first = chunk * LOGITS_ROWS_MAX;
             let logits = self
                 .decoder
-                .logits(&mut self.compute, first..first + slices.len());
-            for (&slice, logits) in slices.iter().zip(logits.chunks_exact(vocab)) {
-                let slice = &plan.slices[slice];
-                let row = self.sampler.sample(slice.id, slice.positions.end, logits);
-                rows.rows.push((slice.id, row));
-            }
+                .logits(&mut self.compute, first..first + samples.len());
+            self.sampler
+                .sample(&mut self.compute, samples, logits, &mut rows.rows);
         }
-        self.inputs.sampled = sampled;
     }
 }
 

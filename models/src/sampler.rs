@@ -4,20 +4,39 @@
 //! else: the same request gives the same tokens whatever else runs, and after a replay.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::executor::{Row, TokenLogprob};
 use engine::sampling::Sampling;
+use kernels::Compute;
 use kernels::sample::{argmax, log_sum_exp, top_k};
 use scheduler::request::{RequestId, Token};
 
 use crate::candidates::Candidates;
 use crate::random::uniform;
 
-/// The requests being sampled, and scratch memory for one row.
+/// The requests being sampled, and scratch memory.
 #[derive(Debug, Default)]
 pub(crate) struct Sampler {
-    streams: HashMap<RequestId, Stream>,
+    streams: HashMap<RequestId, Mutex<Stream>>,
+    /// One for each thread.
+    scratch: Vec<Mutex<Scratch>>,
+    results: Vec<Mutex<Row>>,
+}
+
+/// Which row of logits is for whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    /// The request.
+    pub(crate) id: RequestId,
+    /// Where the token will stand in its sequence.
+    pub(crate) position: u32,
+}
+
+/// Memory for one row at a time.
+#[derive(Debug, Default)]
+struct Scratch {
     /// A changed copy of a row's logits.
     changed: Vec<f32>,
     best: Vec<(u32, f32)>,
@@ -62,10 +81,8 @@ impl Sampler {
             prompt_tokens: prompt.len() as u32,
             history,
         };
-        assert!(
-            self.streams.insert(id, stream).is_none(),
-            "{id:?} admitted twice"
-        );
+        let before = self.streams.insert(id, Mutex::new(stream));
+        assert!(before.is_none(), "{id:?} admitted twice");
     }
 
     /// Forgets a request.
@@ -73,41 +90,50 @@ impl Sampler {
         self.streams.remove(&id);
     }
 
-    /// Chooses the token that will stand at `position` of the sequence.
-    #[expect(
-        clippy::expect_used,
-        reason = "the engine admits a request before it plans it"
-    )]
-    pub(crate) fn sample(&mut self, id: RequestId, position: u32, logits: &[f32]) -> Row {
-        let stream = self
-            .streams
-            .get_mut(&id)
-            .expect("sampled without being admitted");
-        let Some(best) = argmax(logits) else {
-            return Row::NotFinite;
-        };
-        let sampling = Arc::clone(&stream.sampling);
-        let generated = position - stream.prompt_tokens.min(position);
-        if let Some(history) = &mut stream.history {
-            history.rewind(generated);
-        }
-
-        let changed = stream.change(generated, logits, &mut self.changed);
-        let token = match (sampling.temperature, changed) {
-            (None, false) => best.0,
-            (None, true) => argmax(&self.changed).map_or(best.0, |(token, _)| token),
-            (Some(temperature), _) => {
-                let logits = if changed { &self.changed } else { logits };
-                let number = uniform(sampling.seed, position);
-                self.candidates.draw(logits, &sampling, temperature, number)
+    /// Chooses a token for each row of `logits`, the rows shared out over the threads, and
+    /// appends what they gave to `rows`.
+    pub(crate) fn sample(
+        &mut self,
+        compute: &mut Compute,
+        samples: &[Sample],
+        logits: &[f32],
+        rows: &mut Vec<(RequestId, Row)>,
+    ) {
+        let vocab = logits.len() / samples.len().max(1);
+        let tasks = compute.threads().min(samples.len());
+        self.scratch
+            .resize_with(tasks.max(self.scratch.len()), Mutex::default);
+        let results_len = samples.len().max(self.results.len());
+        self.results
+            .resize_with(results_len, || Mutex::new(Row::NotFinite));
+        let next = AtomicUsize::new(0);
+        compute.run(tasks, &|task| {
+            let mut scratch = lock(&self.scratch[task]);
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(sample) = samples.get(index) else {
+                    break;
+                };
+                let mut stream = lock(&self.streams[&sample.id]);
+                let logits = &logits[index * vocab..(index + 1) * vocab];
+                *lock(&self.results[index]) = stream.sample(sample.position, logits, &mut scratch);
             }
-        };
-        if let Some(history) = &mut stream.history {
-            history.push(Token(token));
+        });
+        for (sample, result) in samples.iter().zip(&self.results) {
+            rows.push((
+                sample.id,
+                std::mem::replace(&mut lock(result), Row::NotFinite),
+            ));
         }
-        self.report(token, logits, sampling.logprobs.unwrap_or(0))
     }
+}
 
+/// Nobody else holds these locks: each is taken by the one task that has the row.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Scratch {
     /// The row of a chosen token, with probabilities by the model's own logits.
     fn report(&mut self, token: u32, logits: &[f32], top: u32) -> Row {
         let total = log_sum_exp(logits);
@@ -128,6 +154,35 @@ impl Sampler {
 }
 
 impl Stream {
+    /// Chooses the token that will stand at `position`.
+    fn sample(&mut self, position: u32, logits: &[f32], scratch: &mut Scratch) -> Row {
+        let Some(best) = argmax(logits) else {
+            return Row::NotFinite;
+        };
+        let generated = position - self.prompt_tokens.min(position);
+        if let Some(history) = &mut self.history {
+            history.rewind(generated);
+        }
+        let is_changed = self.change(generated, logits, &mut scratch.changed);
+        let sampling = &self.sampling;
+        let token = match (sampling.temperature, is_changed) {
+            (None, false) => best.0,
+            (None, true) => argmax(&scratch.changed).map_or(best.0, |(token, _)| token),
+            (Some(temperature), _) => {
+                let logits = if is_changed { &scratch.changed } else { logits };
+                let number = uniform(sampling.seed, position);
+                scratch
+                    .candidates
+                    .draw(logits, sampling, temperature, number)
+            }
+        };
+        let row = scratch.report(token, logits, sampling.logprobs.unwrap_or(0));
+        if let Some(history) = &mut self.history {
+            history.push(Token(token));
+        }
+        row
+    }
+
     /// Writes the row with bias, penalties and mask to `changed`; returns whether there are any.
     fn change(&self, generated: u32, logits: &[f32], changed: &mut Vec<f32>) -> bool {
         let sampling = &self.sampling;

@@ -22,6 +22,14 @@ fn sampler(sampling: Sampling) -> Sampler {
     sampler
 }
 
+/// The row of one request.
+fn sample(sampler: &mut Sampler, id: RequestId, position: u32, logits: &[f32]) -> Row {
+    let mut rows = Vec::new();
+    let sample = Sample { id, position };
+    sampler.sample(&mut Compute::new(1), &[sample], logits, &mut rows);
+    rows.remove(0).1
+}
+
 /// Logits of a made-up network: they depend on the position alone.
 fn logits(position: u32) -> Vec<f32> {
     (0..50_u32)
@@ -42,7 +50,12 @@ fn warm(seed: u64) -> Sampling {
 
 #[test]
 fn greedy_takes_the_lowest_of_equals() {
-    let row = sampler(Sampling::default()).sample(ID, 2, &[1.0, 5.0, 5.0, 2.0]);
+    let row = sample(
+        &mut sampler(Sampling::default()),
+        ID,
+        2,
+        &[1.0, 5.0, 5.0, 2.0],
+    );
     assert_eq!(drawn(&row), 1);
 }
 
@@ -51,7 +64,7 @@ fn rows_that_are_not_finite_are_said_so() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for sampling in [Sampling::default(), warm(1)] {
             assert_eq!(
-                sampler(sampling).sample(ID, 2, &[0.0, bad, 1.0]),
+                sample(&mut sampler(sampling), ID, 2, &[0.0, bad, 1.0]),
                 Row::NotFinite
             );
         }
@@ -65,7 +78,7 @@ fn log_probabilities_are_the_model_s_own() {
         logit_bias: vec![(Token(3), 100.0), (Token(99), 5.0)],
         ..Sampling::default()
     };
-    let row = sampler(sampling).sample(ID, 2, &[1.0, 2.0, 3.0, 0.0]);
+    let row = sample(&mut sampler(sampling), ID, 2, &[1.0, 2.0, 3.0, 0.0]);
     let Row::Token { drawn, top } = row else {
         panic!("not finite")
     };
@@ -85,7 +98,7 @@ fn more_log_probabilities_than_tokens_are_all() {
         logprobs: Some(1000),
         ..Sampling::default()
     };
-    let row = sampler(sampling).sample(ID, 2, &[1.0, 2.0]);
+    let row = sample(&mut sampler(sampling), ID, 2, &[1.0, 2.0]);
     assert!(matches!(row, Row::Token { top, .. } if top.len() == 2));
 }
 
@@ -107,7 +120,7 @@ fn penalties_follow_their_formulas() {
         &tokens(&[1, 2, 2]),
     );
     let mut changed = Vec::new();
-    let stream = &sampler.streams[&ID];
+    let stream = lock(&sampler.streams[&ID]);
     assert!(stream.change(3, &[4.0, 3.0, -1.0, 7.0, 5.0], &mut changed));
     let once = 0.25 + 0.5;
     let twice = 0.5 + 0.5;
@@ -128,7 +141,7 @@ fn stop_tokens_wait_for_min_tokens() {
     let mut sampler = sampler(sampling);
     let logits = [0.0, 1.0, 8.0, 9.0];
     let drawn: Vec<u32> = (2..6)
-        .map(|position| drawn(&sampler.sample(ID, position, &logits)))
+        .map(|position| drawn(&sample(&mut sampler, ID, position, &logits)))
         .collect();
     assert_eq!(drawn, [1, 1, 3, 3]);
 }
@@ -144,13 +157,16 @@ fn a_mask_holds_for_draws_too() {
     };
     let mut sampler = sampler(sampling);
     for position in 2..500 {
-        assert_ne!(drawn(&sampler.sample(ID, position, &[50.0, 1.0, 1.0])), 0);
+        assert_ne!(
+            drawn(&sample(&mut sampler, ID, position, &[50.0, 1.0, 1.0])),
+            0
+        );
     }
 }
 
 fn generate(sampler: &mut Sampler, id: RequestId, positions: std::ops::Range<u32>) -> Vec<u32> {
     positions
-        .map(|position| drawn(&sampler.sample(id, position, &logits(position))))
+        .map(|position| drawn(&sample(sampler, id, position, &logits(position))))
         .collect()
 }
 
@@ -220,4 +236,35 @@ fn released_requests_hold_nothing() {
     sampler.release(ID);
     sampler.release(ID);
     assert!(sampler.streams.is_empty());
+}
+
+#[test]
+fn rows_shared_out_over_threads_are_the_same() {
+    let admitted = || {
+        let mut sampler = Sampler::default();
+        for id in 0..20 {
+            sampler.admit(RequestId(id), &Arc::new(warm(id)), &[Token(3)], &[]);
+        }
+        sampler
+    };
+    let (mut together, mut alone) = (admitted(), admitted());
+    let mut compute = Compute::new(3);
+    for position in 1..10 {
+        let samples: Vec<Sample> = (0..20)
+            .map(|id| Sample {
+                id: RequestId(id),
+                position: position + id as u32,
+            })
+            .collect();
+        let logits: Vec<f32> = samples.iter().flat_map(|s| logits(s.position)).collect();
+        let mut rows = Vec::new();
+        together.sample(&mut compute, &samples, &logits, &mut rows);
+        let single = |s: &Sample| {
+            (
+                s.id,
+                sample(&mut alone, s.id, s.position, &self::logits(s.position)),
+            )
+        };
+        assert_eq!(rows, samples.iter().map(single).collect::<Vec<_>>());
+    }
 }
