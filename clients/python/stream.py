@@ -1,7 +1,8 @@
-"""Streams one answer and prints one embedding. Needs the generated stubs:
+"""Streams one answer and prints one embedding. Needs the generated stubs beside it:
 
     pip install grpcio grpcio-tools
-    python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. proto/paternoster/v1/*.proto
+    python -m grpc_tools.protoc -I proto --python_out=clients/python --grpc_python_out=clients/python \\
+        proto/paternoster/v1/*.proto
 """
 
 import sys

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod files;
 pub mod load;
 

@@ -1,8 +1,8 @@
 //! The wiring: from a configuration to running engines. The only file here that names `models`.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::config::{EncodeConfig, EngineConfig, Identity};
 use engine::encode::EncodeLimits;
@@ -57,7 +57,9 @@ pub enum Cause {
     #[error("config_sentence_transformers.json: {0}")]
     Prompts(serde_json::Error),
     /// The demo models are not in this binary.
+    #[cfg(not(feature = "demo"))]
     #[error("the demo models are not part of this binary; give --model-id")]
+    #[cfg(not(feature = "demo"))]
     NoDemo,
     /// Its name.
     #[error(transparent)]
@@ -76,16 +78,19 @@ impl Cause {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Load(LoadError::Tensor { .. }) | Self::Tokenizer(_) => EXIT_DATA,
+            Self::Load(LoadError::Config { file, .. }) if is_weights(file) => EXIT_DATA,
             Self::Load(LoadError::Memory(_)) => EXIT_MEMORY,
             Self::Load(LoadError::File(file)) | Self::File(file) => match file {
-                FileError::Unreadable(_, error) if error.kind() != io::ErrorKind::NotFound => {
-                    EXIT_IO
-                }
-                _ => EXIT_CONFIG,
+                FileError::Missing(_) => EXIT_CONFIG,
+                FileError::Unreadable(..) => EXIT_IO,
             },
             _ => EXIT_CONFIG,
         }
     }
+}
+
+fn is_weights(file: &str) -> bool {
+    Path::new(file).extension().is_some_and(|ending| ending == "safetensors")
 }
 
 /// Engines that load their models.
@@ -102,7 +107,7 @@ pub struct Started {
 pub struct StartedEngine {
     name: String,
     completion: Completion,
-    failure: Arc<OnceLock<LoadError>>,
+    failure: FirstFailure,
 }
 
 /// An engine that ended in failure.
@@ -122,7 +127,7 @@ impl StartedEngine {
             return Ok(());
         };
         Err(
-            match Arc::into_inner(self.failure).and_then(OnceLock::into_inner) {
+            match self.failure.take() {
                 Some(error) => {
                     let cause = Cause::Load(error);
                     EngineFailure {
@@ -159,15 +164,15 @@ pub fn start(config: &Config) -> Result<Started, StartError> {
 }
 
 fn start_model(config: &Config, source: &ModelSource) -> Result<(Served, StartedEngine), Cause> {
-    let files = files(&source.files)?;
+    let files = files(&source.files);
     let options = options(config);
     let info = models::load::info(&files, &options)?;
     let text = text_tools(config, &files)?;
-    let failure = Arc::new(OnceLock::new());
+    let failure = FirstFailure::default();
     let loader = Loader {
         files: files.clone(),
         options,
-        failure: Arc::clone(&failure),
+        failure: failure.clone(),
     };
     let name = source.name.clone();
     let served = Named {
@@ -266,8 +271,25 @@ fn start_encoder(
 struct Loader {
     files: ModelFiles,
     options: LoadOptions,
-    /// The first failure, with its kind; the engine itself keeps only its text.
-    failure: Arc<OnceLock<LoadError>>,
+    failure: FirstFailure,
+}
+
+/// The first failure to load, with its kind; the engine itself keeps only its text.
+#[derive(Clone, Debug, Default)]
+struct FirstFailure(Arc<Mutex<Option<LoadError>>>);
+
+impl FirstFailure {
+    fn set(&self, error: LoadError) {
+        self.slot().get_or_insert(error);
+    }
+
+    fn take(&self) -> Option<LoadError> {
+        self.slot().take()
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<LoadError>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Loader {
@@ -279,8 +301,7 @@ impl Loader {
                     LoadError::Memory(message) => ExecutorError::OutOfMemory(message.clone()),
                     other => ExecutorError::Failed(other.to_string()),
                 };
-                // Only the first one tells why the process could not start.
-                drop(self.failure.set(error));
+                self.failure.set(error);
                 failed
             })
     }
@@ -304,10 +325,13 @@ fn changed() -> ExecutorError {
     ExecutorError::Failed("the model's configuration changed while the server ran".to_owned())
 }
 
-fn files(files: &Files) -> Result<ModelFiles, Cause> {
+fn files(files: &Files) -> ModelFiles {
     match files {
-        Files::Folder(folder) => Ok(ModelFiles::Folder(folder.clone())),
-        Files::DemoDecoder | Files::DemoEncoder => Err(Cause::NoDemo),
+        Files::Folder(folder) => ModelFiles::Folder(folder.clone()),
+        #[cfg(feature = "demo")]
+        Files::DemoDecoder => models::demo::decoder(),
+        #[cfg(feature = "demo")]
+        Files::DemoEncoder => models::demo::encoder(),
     }
 }
 
@@ -395,5 +419,38 @@ impl Prompts {
             Some(bytes) => serde_json::from_slice(&bytes).map_err(Cause::Prompts),
             None => Ok(Self::default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_tell_what_kind_of_thing_is_wrong() {
+        let config = |file: &str| {
+            let (file, message) = (file.to_owned(), "wrong".to_owned());
+            Cause::Load(LoadError::Config { file, message }).exit_code()
+        };
+        assert_eq!(config("config.json"), 78);
+        assert_eq!(config("model-00001-of-00002.safetensors"), 65);
+        let tensor = LoadError::Tensor {
+            file: "model.safetensors".to_owned(),
+            tensor: "a".to_owned(),
+            message: "wrong".to_owned(),
+        };
+        assert_eq!(Cause::Load(tensor).exit_code(), 65);
+        assert_eq!(Cause::Load(LoadError::Memory("little".to_owned())).exit_code(), 71);
+        assert_eq!(Cause::File(FileError::Missing("tokenizer.json".to_owned())).exit_code(), 78);
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(Cause::File(FileError::Unreadable("x".to_owned(), denied)).exit_code(), 74);
+    }
+
+    #[test]
+    fn the_first_failure_is_the_one_that_counts() {
+        let failure = FirstFailure::default();
+        failure.set(LoadError::Memory("first".to_owned()));
+        failure.set(LoadError::Unsupported("second".to_owned()));
+        assert!(matches!(failure.take(), Some(LoadError::Memory(_))));
     }
 }

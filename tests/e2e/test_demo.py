@@ -49,6 +49,6 @@ def test_right_text_in_company(mode):
         assert not failed, failed[:3]
         if "preemption" in mode:
             assert server.metric("paternoster_preemptions_total") > 0
-        assert server.metric("paternoster_prefix_hit_tokens_total") > 0
+        assert server.metric("paternoster_prefix_cache_hits_total") > 0
     finally:
         assert server.stop() == 0
