@@ -302,8 +302,10 @@ pub enum Files {
     /// In a folder.
     Folder(PathBuf),
     /// In this binary: the demo decoder.
+    #[cfg(feature = "demo")]
     DemoDecoder,
     /// In this binary: the demo encoder.
+    #[cfg(feature = "demo")]
     DemoEncoder,
 }
 
@@ -438,21 +440,7 @@ impl Config {
 
 fn models(args: &ServeArgs) -> Result<Vec<ModelSource>, ConfigError> {
     if args.model_id.is_empty() {
-        if !cfg!(feature = "demo") {
-            let message = "is needed: this binary was built without the demo models".to_owned();
-            return Err(ConfigError {
-                flag: "model-id",
-                message,
-            });
-        }
-        let demo = |name: &str, files| ModelSource {
-            name: name.to_owned(),
-            files,
-        };
-        return Ok(vec![
-            demo("demo", Files::DemoDecoder),
-            demo("demo-embed", Files::DemoEncoder),
-        ]);
+        return demo_models();
     }
     if args.served_model_name.len() > args.model_id.len() {
         let message = "more names than --model-id".to_owned();
@@ -474,6 +462,27 @@ fn models(args: &ServeArgs) -> Result<Vec<ModelSource>, ConfigError> {
         models.push(model);
     }
     Ok(models)
+}
+
+#[cfg(feature = "demo")]
+#[expect(clippy::unnecessary_wraps, reason = "the other build has none")]
+fn demo_models() -> Result<Vec<ModelSource>, ConfigError> {
+    let demo = |name: &str, files| ModelSource {
+        name: name.to_owned(),
+        files,
+    };
+    Ok(vec![
+        demo("demo", Files::DemoDecoder),
+        demo("demo-embed", Files::DemoEncoder),
+    ])
+}
+
+#[cfg(not(feature = "demo"))]
+fn demo_models() -> Result<Vec<ModelSource>, ConfigError> {
+    Err(ConfigError {
+        flag: "model-id",
+        message: "is needed: this binary was built without the demo models".to_owned(),
+    })
 }
 
 fn model(id: &str, served_name: Option<&String>) -> Result<ModelSource, ConfigError> {

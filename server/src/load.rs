@@ -90,7 +90,9 @@ impl Cause {
 }
 
 fn is_weights(file: &str) -> bool {
-    Path::new(file).extension().is_some_and(|ending| ending == "safetensors")
+    Path::new(file)
+        .extension()
+        .is_some_and(|ending| ending == "safetensors")
 }
 
 /// Engines that load their models.
@@ -126,21 +128,19 @@ impl StartedEngine {
         let Err(down) = self.completion.wait().await else {
             return Ok(());
         };
-        Err(
-            match self.failure.take() {
-                Some(error) => {
-                    let cause = Cause::Load(error);
-                    EngineFailure {
-                        message: format!("{}: {cause}", self.name),
-                        exit_code: cause.exit_code(),
-                    }
+        Err(match self.failure.take() {
+            Some(error) => {
+                let cause = Cause::Load(error);
+                EngineFailure {
+                    message: format!("{}: {cause}", self.name),
+                    exit_code: cause.exit_code(),
                 }
-                None => EngineFailure {
-                    message: down.to_string(),
-                    exit_code: EXIT_SOFTWARE,
-                },
+            }
+            None => EngineFailure {
+                message: down.to_string(),
+                exit_code: EXIT_SOFTWARE,
             },
-        )
+        })
     }
 }
 
@@ -440,10 +440,19 @@ mod tests {
             message: "wrong".to_owned(),
         };
         assert_eq!(Cause::Load(tensor).exit_code(), 65);
-        assert_eq!(Cause::Load(LoadError::Memory("little".to_owned())).exit_code(), 71);
-        assert_eq!(Cause::File(FileError::Missing("tokenizer.json".to_owned())).exit_code(), 78);
+        assert_eq!(
+            Cause::Load(LoadError::Memory("little".to_owned())).exit_code(),
+            71
+        );
+        assert_eq!(
+            Cause::File(FileError::Missing("tokenizer.json".to_owned())).exit_code(),
+            78
+        );
         let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        assert_eq!(Cause::File(FileError::Unreadable("x".to_owned(), denied)).exit_code(), 74);
+        assert_eq!(
+            Cause::File(FileError::Unreadable("x".to_owned(), denied)).exit_code(),
+            74
+        );
     }
 
     #[test]
