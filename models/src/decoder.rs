@@ -97,10 +97,12 @@ impl Decoder {
                 (Some(embedding), head(source, without_suffix(HEAD))?)
             }
         };
-        let layers = (0..spec.windows.len()).map(|index| Layer::load(spec, source, index));
+        let layers = source.layers(spec.windows.len(), |source, index| {
+            Layer::load(spec, source, index)
+        })?;
         Ok(Self {
             embedding,
-            layers: layers.collect::<Result<_, _>>()?,
+            layers,
             norm: source.scale(FINAL_NORM, spec.hidden)?,
             head,
             rope: RopeTable::new(

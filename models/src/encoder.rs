@@ -85,9 +85,9 @@ impl CpuEncoder {
             &format!("{prefix}embeddings.LayerNorm"),
             spec.hidden,
         )?;
-        let layers = (0..spec.layers)
-            .map(|layer| Layer::load(spec, source, &format!("{prefix}encoder.layer.{layer}.")));
-        let layers = layers.collect::<Result<_, _>>()?;
+        let layers = source.layers(spec.layers, |source, layer| {
+            Layer::load(spec, source, &format!("{prefix}encoder.layer.{layer}."))
+        })?;
         let (inputs, buffers) = (Inputs::default(), Buffers::default());
         let spec = spec.clone();
         Ok(Self {

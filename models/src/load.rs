@@ -171,7 +171,7 @@ fn load_decoder(
             Values::Weights(weights)
         }
     };
-    let mut source = Source::new(values, Store::from(info.dtype));
+    let mut source = Source::new(values, Store::from(info.dtype), options.threads);
     let rows_max = options.step_tokens_max as usize;
     let decoder = Decoder::load(spec, &mut source, info.context_max, rows_max)?;
     let cache = KvCache::new(shape, kv_dtype(info.dtype));
@@ -201,7 +201,7 @@ fn load_encoder(
             (Values::Weights(weights), prefix)
         }
     };
-    let mut source = Source::new(values, Store::from(info.dtype));
+    let mut source = Source::new(values, Store::from(info.dtype), options.threads);
     CpuEncoder::load(spec, &mut source, prefix, Compute::new(options.threads))
 }
 

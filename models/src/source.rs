@@ -1,5 +1,9 @@
 //! Where a network's parts come from: checkpoint or random numbers, packed in one dtype.
 
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use half::bf16;
 use kernels::embedding::Embedding;
 use kernels::linear::{Linear, LinearShape};
@@ -12,8 +16,9 @@ use crate::weights::Weights;
 /// does not fit is a mistake of ours.
 #[derive(Debug)]
 pub(crate) struct Source {
-    values: Values,
+    values: Arc<Values>,
     store: Store,
+    threads: usize,
     // Reused from part to part.
     f32s: Vec<f32>,
     bf16s: Vec<bf16>,
@@ -57,14 +62,52 @@ pub(crate) struct Part {
 }
 
 impl Source {
-    /// Packs `values` into `store`.
-    pub(crate) fn new(values: Values, store: Store) -> Self {
+    /// Packs `values` into `store`, layers on so many threads.
+    pub(crate) fn new(values: Values, store: Store, threads: usize) -> Self {
+        Self::over(Arc::new(values), store, threads)
+    }
+
+    fn over(values: Arc<Values>, store: Store, threads: usize) -> Self {
         Self {
             values,
             store,
+            threads,
             f32s: Vec::new(),
             bf16s: Vec::new(),
         }
+    }
+
+    /// Loads `count` layers, several at once.
+    pub(crate) fn layers<T: Send>(
+        &self,
+        count: usize,
+        load: impl Fn(&mut Self, usize) -> Result<T, LoadError> + Sync,
+    ) -> Result<Vec<T>, LoadError> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut source = Self::over(Arc::clone(&self.values), self.store, 1);
+            let mut layers = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= count {
+                    return Ok::<_, LoadError>(layers);
+                }
+                layers.push((index, load(&mut source, index)?));
+            }
+        };
+        let mut layers = std::thread::scope(|scope| {
+            let workers: Vec<_> = (1..self.threads.min(count))
+                .map(|_| scope.spawn(work))
+                .collect();
+            let mut layers: Vec<(usize, T)> = work()?;
+            for worker in workers {
+                let others = worker.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+                layers.extend(others);
+            }
+            Ok::<_, LoadError>(layers)
+        })?;
+        layers.sort_unstable_by_key(|(index, _)| *index);
+        Ok(layers.into_iter().map(|(_, layer)| layer).collect())
     }
 
     /// A linear layer whose rows are those of `parts`, one after the other.
@@ -113,7 +156,7 @@ impl Source {
     /// A vector that multiplies, in f32; a dummy's is all ones.
     pub(crate) fn scale(&mut self, name: &str, width: usize) -> Result<Vec<f32>, LoadError> {
         let mut values = Vec::with_capacity(width);
-        match &self.values {
+        match &*self.values {
             Values::Weights(weights) => weights.append_f32(name, &mut values)?,
             Values::Dummy => values.resize(width, 1.0),
         }
@@ -127,7 +170,7 @@ impl Source {
         width: usize,
         out: &mut Vec<f32>,
     ) -> Result<(), LoadError> {
-        match &self.values {
+        match &*self.values {
             Values::Weights(weights) => weights.append_f32(name, out)?,
             Values::Dummy => out.resize(out.len() + width, 0.0),
         }
@@ -139,16 +182,16 @@ impl Source {
         self.f32s.clear();
         self.bf16s.clear();
         for (name, values) in tensors {
-            match (&self.values, self.store) {
+            match (&*self.values, self.store) {
                 (Values::Weights(weights), Store::F32) => {
                     weights.append_f32(&name, &mut self.f32s)?;
                 }
                 (Values::Weights(weights), Store::Bf16) => {
                     weights.append_bf16(&name, &mut self.bf16s)?;
                 }
-                (Values::Dummy, Store::F32) => self.f32s.extend(random(&name, values)),
+                (Values::Dummy, Store::F32) => random(&name, values, &mut self.f32s, |x| x),
                 (Values::Dummy, Store::Bf16) => {
-                    self.bf16s.extend(random(&name, values).map(bf16::from_f32));
+                    random(&name, values, &mut self.bf16s, bf16::from_f32);
                 }
             }
         }
@@ -156,19 +199,22 @@ impl Source {
     }
 }
 
-/// `count` values of deviation [`DUMMY_DEVIATION`], the same for the same name.
-fn random(name: &str, count: usize) -> impl Iterator<Item = f32> {
+/// Appends `count` values of deviation [`DUMMY_DEVIATION`], the same for the same name.
+fn random<T>(name: &str, count: usize, out: &mut Vec<T>, convert: impl Fn(f32) -> T) {
     let seed = name.bytes().fold(FNV_START, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(FNV)
     });
     let mut numbers = SplitMix::new(seed);
     // A uniform number in -a..a has deviation a / sqrt(3); an i16 reaches to 2^15.
     let unit = DUMMY_DEVIATION * 3.0_f32.sqrt() / 32768.0;
-    let groups = std::iter::repeat_with(move || {
+    let end = out.len() + count;
+    out.reserve(count.next_multiple_of(4));
+    while out.len() < end {
         let bits = numbers.next();
-        [0, 16, 32, 48].map(|shift| f32::from((bits >> shift) as u16 as i16) * unit)
-    });
-    groups.flatten().take(count)
+        let values = [0, 16, 32, 48].map(|shift| f32::from((bits >> shift) as u16 as i16) * unit);
+        out.extend(values.map(&convert));
+    }
+    out.truncate(end);
 }
 
 /// 0.02: what most families initialise with; logits of a few units follow.
@@ -183,15 +229,18 @@ mod tests {
 
     #[test]
     fn dummy_values_have_the_deviation_and_repeat() {
-        let values: Vec<f32> = random("model.norm.weight", 100_000).collect();
+        let random = |name: &str, count: usize| {
+            let mut values = Vec::new();
+            random(name, count, &mut values, |x| x);
+            values
+        };
+        let values = random("model.norm.weight", 100_001);
+        assert_eq!(values.len(), 100_001);
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         let square = values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32;
         assert!(mean.abs() < 3e-4, "{mean}");
         assert!((square.sqrt() - DUMMY_DEVIATION).abs() < 2e-4, "{square}");
-        assert_eq!(
-            values,
-            random("model.norm.weight", 100_000).collect::<Vec<_>>()
-        );
-        assert_ne!(values[..9], random("lm_head.weight", 9).collect::<Vec<_>>());
+        assert_eq!(values, random("model.norm.weight", 100_001));
+        assert_ne!(values[..9], random("lm_head.weight", 9));
     }
 }
