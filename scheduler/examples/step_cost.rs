@@ -1,4 +1,5 @@
-//! Prints what planning and applying one decode step costs, by the number of running sequences.
+//! Prints what planning and applying one decode step costs, by the number of running sequences
+//! and the length of their prompts; the median and, in brackets, the tenth percentile.
 //!
 //! ```text
 //! cargo run --release -p scheduler --example step_cost
@@ -13,8 +14,6 @@ use scheduler::plan::{Event, Outcome, Plan, Sampled};
 use scheduler::request::{Micros, Priority, Request, RequestId, TenantId, Token};
 use scheduler::scheduler::Scheduler;
 
-/// Tokens of each prompt.
-const PROMPT_TOKENS: u32 = 1024;
 /// Decode steps measured; each sequence fills blocks in some of them.
 const STEPS: u32 = 256;
 
@@ -45,7 +44,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(running: u32) -> Self {
+    fn new(running: u32, prompt_tokens: u32) -> Self {
         let limits = Limits {
             step_tokens_max: 8192,
             running_max: running,
@@ -55,7 +54,7 @@ impl Bench {
             depth_max: 1,
         };
         let block_tokens = NonZeroU32::MIN.saturating_add(15);
-        let blocks = running * ((PROMPT_TOKENS + 4 * STEPS) / 16 + 1) * 11 / 10 + 16;
+        let blocks = running * ((prompt_tokens + 4 * STEPS) / 16 + 1) * 11 / 10 + 16;
         let mut bench = Self {
             scheduler: Scheduler::new(
                 limits,
@@ -71,7 +70,7 @@ impl Bench {
         };
         for id in 0..u64::from(running) {
             // Lengths differ, so that the same share of sequences fills a block in every step.
-            let tokens = PROMPT_TOKENS + (id % 16) as u32;
+            let tokens = prompt_tokens + (id % 16) as u32;
             let request = Request {
                 id: RequestId(id),
                 prompt: (0..tokens)
@@ -117,43 +116,55 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn median(mut samples: Vec<f64>) -> f64 {
+/// The median and the tenth percentile.
+fn middle_and_low(samples: &mut [f64]) -> (f64, f64) {
     samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
+    (samples[samples.len() / 2], samples[samples.len() / 10])
 }
 
 #[expect(clippy::print_stdout, reason = "it reports")]
 fn main() {
-    println!("running   plan us   apply us   both us   us per 1,000 sequences");
-    for running in [1, 32, 256, 1024, 4096] {
-        let mut bench = Bench::new(running);
-        while bench.scheduler.stats().running < running
-            || bench.plan.tokens.len() > running as usize
-        {
-            bench.plan();
-            bench.answer();
-            bench.apply();
+    println!("running  prompt        plan us       apply us        both us  ns a sequence");
+    for prompt_tokens in [128, 1024] {
+        for running in [1, 32, 256, 1024, 4096] {
+            report(running, prompt_tokens);
         }
-        let (mut plans, mut applies, mut both) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..STEPS {
-            let start = now();
-            bench.plan();
-            let planned = start.elapsed();
-            bench.answer();
-            let start = now();
-            bench.apply();
-            let applied = start.elapsed();
-            plans.push(planned.as_secs_f64() * 1e6);
-            applies.push(applied.as_secs_f64() * 1e6);
-            both.push((planned + applied).as_secs_f64() * 1e6);
-        }
-        assert_eq!(
-            bench.plan.slices.len(),
-            running as usize,
-            "all of them decode"
-        );
-        let (plan, apply, both) = (median(plans), median(applies), median(both));
-        let each = both / f64::from(running) * 1000.0;
-        println!("{running:7} {plan:9.2} {apply:10.2} {both:9.2} {each:10.2}");
     }
+}
+
+#[expect(clippy::print_stdout, reason = "it reports")]
+fn report(running: u32, prompt_tokens: u32) {
+    let mut bench = Bench::new(running, prompt_tokens);
+    while bench.scheduler.stats().running < running || bench.plan.tokens.len() > running as usize {
+        bench.plan();
+        bench.answer();
+        bench.apply();
+    }
+    let (mut plans, mut applies, mut both) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..STEPS {
+        let start = now();
+        bench.plan();
+        let planned = start.elapsed().as_secs_f64() * 1e6;
+        bench.answer();
+        let start = now();
+        bench.apply();
+        let applied = start.elapsed().as_secs_f64() * 1e6;
+        plans.push(planned);
+        applies.push(applied);
+        both.push(planned + applied);
+    }
+    assert_eq!(
+        bench.plan.slices.len(),
+        running as usize,
+        "all of them decode"
+    );
+    print!("{running:7} {prompt_tokens:7}");
+    for samples in [&mut plans, &mut applies, &mut both] {
+        let (middle, low) = middle_and_low(samples);
+        print!("{middle:7.2} ({low:6.2})");
+    }
+    println!(
+        "{:14.1}",
+        middle_and_low(&mut both).0 * 1000.0 / f64::from(running)
+    );
 }

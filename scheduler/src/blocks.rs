@@ -247,3 +247,145 @@ impl BlockPool {
         self.cached -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BLOCKS: u32 = 7;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        Take,
+        Share(usize),
+        Release(usize),
+        Keep(usize),
+        Forget(usize),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            3 => Just(Op::Take),
+            2 => any::<usize>().prop_map(Op::Share),
+            3 => any::<usize>().prop_map(Op::Release),
+            2 => any::<usize>().prop_map(Op::Keep),
+            1 => any::<usize>().prop_map(Op::Forget),
+        ]
+    }
+
+    /// The same pool, slow and obvious.
+    #[derive(Default)]
+    struct Model {
+        /// One entry for each time a table names a block.
+        held: Vec<BlockId>,
+        known: Vec<BlockId>,
+        /// Cached blocks, the oldest first.
+        cached: VecDeque<BlockId>,
+    }
+
+    impl Model {
+        fn refs(&self) -> Vec<u32> {
+            let count = |index| self.held.iter().filter(|block| block.0 == index).count() as u32;
+            (0..BLOCKS).map(count).collect()
+        }
+
+        fn apply(&mut self, pool: &mut BlockPool, op: Op) {
+            let pick = |from: &[BlockId], at: usize| from.get(at % from.len().max(1)).copied();
+            match op {
+                Op::Take => self.take(pool),
+                Op::Share(at) => {
+                    let Some(block) = pick(&self.known, at) else {
+                        return;
+                    };
+                    pool.share(block);
+                    self.cached.retain(|&other| other != block);
+                    self.held.push(block);
+                }
+                Op::Release(at) => {
+                    if self.held.is_empty() {
+                        return;
+                    }
+                    let block = self.held.swap_remove(at % self.held.len());
+                    pool.release(block);
+                    if self.known.contains(&block) && !self.held.contains(&block) {
+                        self.cached.push_back(block);
+                    }
+                }
+                Op::Keep(at) => {
+                    let Some(block) = pick(&self.held, at) else {
+                        return;
+                    };
+                    if !self.known.contains(&block) {
+                        pool.keep(block);
+                        self.known.push(block);
+                    }
+                }
+                Op::Forget(at) => {
+                    let Some(block) = pick(&self.known, at) else {
+                        return;
+                    };
+                    pool.forget(block);
+                    self.known.retain(|&other| other != block);
+                    self.cached.retain(|&other| other != block);
+                }
+            }
+        }
+
+        fn take(&mut self, pool: &mut BlockPool) {
+            let mut used: Vec<_> = self.held.iter().chain(&self.cached).collect();
+            used.sort();
+            used.dedup();
+            let free = BLOCKS as usize - 1 - used.len();
+            match pool.take() {
+                Some(Taken {
+                    block,
+                    evicted: false,
+                }) => {
+                    assert!(free > 0 && !used.contains(&&block) && block.0 != 0);
+                    self.held.push(block);
+                }
+                Some(Taken {
+                    block,
+                    evicted: true,
+                }) => {
+                    assert_eq!(free, 0, "a cached block was given while one was free");
+                    assert_eq!(self.cached.pop_front(), Some(block), "not the oldest");
+                    self.known.retain(|&other| other != block);
+                    self.held.push(block);
+                }
+                None => assert!(free == 0 && self.cached.is_empty()),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_pool_does_what_the_model_does(ops in prop::collection::vec(op(), 1..200)) {
+            let mut pool = BlockPool::new(BLOCKS);
+            let mut model = Model::default();
+            for op in ops {
+                model.apply(&mut pool, op);
+                pool.check(&model.refs());
+                prop_assert_eq!(pool.cached() as usize, model.cached.len());
+                prop_assert_eq!(pool.oldest(), model.cached.front().copied());
+                for index in 1..BLOCKS {
+                    let block = BlockId(index);
+                    prop_assert_eq!(pool.is_known(block), model.known.contains(&block));
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "released twice")]
+    fn a_block_is_not_released_twice() {
+        let mut pool = BlockPool::new(2);
+        let block = pool.take().unwrap().block;
+        pool.release(block);
+        pool.release(block);
+    }
+}

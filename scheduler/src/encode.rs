@@ -207,3 +207,110 @@ impl EncodeBatcher {
         input
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: EncodeLimits = EncodeLimits {
+        batch_tokens_max: 20,
+        batch_inputs_max: 4,
+        waiting_max: 6,
+        input_tokens_max: 16,
+    };
+
+    fn filled(lengths: &[u32]) -> EncodeBatcher {
+        let mut batcher = EncodeBatcher::new(EncodeLimits {
+            waiting_max: 1000,
+            ..LIMITS
+        });
+        for (id, &tokens) in lengths.iter().enumerate() {
+            batcher
+                .submit(RequestId(id as u64), tokens, None, Micros(0))
+                .unwrap();
+        }
+        batcher
+    }
+
+    fn next(batcher: &mut EncodeBatcher) -> Vec<u64> {
+        let (mut batch, mut dropped) = (Vec::new(), Vec::new());
+        batcher.plan(Micros(0), &mut batch, &mut dropped);
+        assert_eq!(dropped, []);
+        batch.iter().map(|id| id.0).collect()
+    }
+
+    #[test]
+    fn a_batch_is_built_around_the_oldest_input() {
+        // Nearest to 5 are 6, 4 and 2; with 6 + 4 + 5 = 15 the next, 9, does not fit.
+        let mut batcher = filled(&[5, 16, 6, 2, 4, 9]);
+        assert_eq!(next(&mut batcher), [3, 4, 0, 2]);
+        assert_eq!(next(&mut batcher), [1]);
+        assert_eq!(next(&mut batcher), [5]);
+        assert_eq!(next(&mut batcher), []);
+    }
+
+    #[test]
+    fn a_batch_keeps_both_bounds() {
+        let mut batcher = filled(&[1, 1, 1, 1, 1, 10, 10, 10]);
+        assert_eq!(next(&mut batcher), [0, 1, 2, 3]);
+        assert_eq!(next(&mut batcher), [4, 5]);
+        assert_eq!(next(&mut batcher), [6, 7]);
+        assert_eq!(batcher.waiting(), 0);
+    }
+
+    #[test]
+    fn nobody_starves_beside_a_stream_of_other_lengths() {
+        let mut batcher = filled(&[16]);
+        let mut id = 1;
+        for round in 0..10 {
+            for _ in 0..4 {
+                batcher.submit(RequestId(id), 2, None, Micros(0)).unwrap();
+                id += 1;
+            }
+            if next(&mut batcher).contains(&0) {
+                assert_eq!(round, 0, "the oldest is always in the next batch");
+                return;
+            }
+        }
+        panic!("the long input starves");
+    }
+
+    #[test]
+    fn what_cannot_be_computed_is_refused() {
+        let mut batcher = EncodeBatcher::new(LIMITS);
+        let mut submit = |id, tokens, deadline: Option<u64>| {
+            batcher.submit(RequestId(id), tokens, deadline.map(Micros), Micros(10))
+        };
+        assert_eq!(submit(0, 0, None), Err(Reject::EmptyPrompt));
+        assert_eq!(
+            submit(1, 17, None),
+            Err(Reject::TooLong {
+                tokens: 17,
+                tokens_max: 16
+            })
+        );
+        assert_eq!(submit(2, 1, Some(10)), Err(Reject::Expired));
+        for id in 3..9 {
+            assert_eq!(submit(id, 1, None), Ok(()));
+        }
+        assert_eq!(submit(9, 1, None), Err(Reject::QueueFull { waiting: 6 }));
+    }
+
+    #[test]
+    fn expired_and_aborted_inputs_leave() {
+        let mut batcher = EncodeBatcher::new(LIMITS);
+        for (id, deadline) in [(0, Some(5)), (1, None), (2, Some(6)), (3, None)] {
+            batcher
+                .submit(RequestId(id), 3, deadline.map(Micros), Micros(0))
+                .unwrap();
+        }
+        assert_eq!(batcher.deadline(), Some(Micros(5)));
+        assert!(batcher.abort(RequestId(1)));
+        assert!(!batcher.abort(RequestId(1)));
+        let (mut batch, mut dropped) = (Vec::new(), Vec::new());
+        batcher.plan(Micros(5), &mut batch, &mut dropped);
+        assert_eq!(dropped, [Dropped::Deadline(RequestId(0))]);
+        assert_eq!(batch, [RequestId(2), RequestId(3)]);
+        assert_eq!((batcher.waiting(), batcher.deadline()), (0, None));
+    }
+}

@@ -235,3 +235,133 @@ impl Queue {
 fn band(priority: Priority) -> usize {
     usize::from(priority.0.cast_unsigned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A queue, and what each sequence in it needs to leave it.
+    struct Line {
+        queue: Queue,
+        keys: BTreeMap<u32, (AccountId, WaitKey)>,
+        arrivals: u64,
+    }
+
+    impl Line {
+        fn new() -> Self {
+            Self {
+                queue: Queue::new(),
+                keys: BTreeMap::new(),
+                arrivals: 0,
+            }
+        }
+
+        fn submit(&mut self, sequence: u32, priority: i8, tenant: u32) {
+            self.arrivals += 1;
+            let account = self.queue.join(Priority(priority), TenantId(tenant));
+            let key = WaitKey {
+                fresh: true,
+                urgency: PATIENCE,
+                arrival: self.arrivals,
+            };
+            self.keys.insert(sequence, (account, key));
+            self.queue.push(account, key, sequence);
+        }
+
+        /// Admits the next one at a cost of `tokens`, and ends it.
+        fn serve(&mut self, tokens: u64) -> Option<u32> {
+            let sequence = self.queue.first()?;
+            let (account, key) = self.keys.remove(&sequence).unwrap();
+            self.queue.remove(account, key);
+            self.queue.admitted(account, tokens);
+            self.queue.leave(account);
+            self.queue.check(self.keys.len() as u32);
+            Some(sequence)
+        }
+    }
+
+    #[test]
+    fn a_flood_of_one_tenant_does_not_delay_another() {
+        let mut line = Line::new();
+        for sequence in 0..100 {
+            line.submit(sequence, 0, 1);
+        }
+        for _ in 0..10 {
+            line.serve(50);
+        }
+        line.submit(1000, 0, 2);
+        line.submit(1001, 0, 2);
+        let served: Vec<_> = (0..5).filter_map(|_| line.serve(50)).collect();
+        assert!(
+            served.contains(&1000) && served.contains(&1001),
+            "{served:?}"
+        );
+    }
+
+    #[test]
+    fn backlogged_tenants_get_equal_tokens() {
+        let mut line = Line::new();
+        let costs = [0, 10, 70];
+        for sequence in 0..2000 {
+            line.submit(sequence, 0, 1 + sequence % 2);
+        }
+        let mut got = [0_u64; 3];
+        for _ in 0..800 {
+            let next = line.queue.first().unwrap();
+            let tenant = 1 + next as usize % 2;
+            got[tenant] += costs[tenant];
+            line.serve(costs[tenant]);
+            let gap = got[1].abs_diff(got[2]);
+            assert!(gap <= 2 * 70, "tenants are {gap} tokens apart: {got:?}");
+        }
+    }
+
+    #[test]
+    fn a_pause_saves_nothing_up() {
+        let mut line = Line::new();
+        for sequence in 0..50 {
+            line.submit(sequence, 0, 1);
+        }
+        for _ in 0..40 {
+            line.serve(100);
+        }
+        for sequence in 100..150 {
+            line.submit(sequence, 0, 2);
+        }
+        let served: Vec<_> = (0..10).filter_map(|_| line.serve(100)).collect();
+        let newcomers = served.iter().filter(|&&sequence| sequence >= 100).count();
+        assert!((4..=6).contains(&newcomers), "{served:?}");
+    }
+
+    #[test]
+    fn newcomers_without_end_do_not_starve_an_old_account() {
+        let mut line = Line::new();
+        line.submit(0, 0, 1);
+        line.submit(1, 0, 2);
+        line.serve(1_000);
+        line.serve(1);
+        // Tenant 1 has used much; from now on there is always a tenant that has used nothing.
+        line.submit(2, 0, 1);
+        for newcomer in 3..3000 {
+            line.submit(newcomer, 0, newcomer);
+            line.submit(newcomer + 10_000, 0, newcomer + 10_000);
+            if line.serve(10) == Some(2) {
+                return;
+            }
+        }
+        panic!("tenant 1 starves");
+    }
+
+    #[test]
+    fn idle_accounts_are_bounded() {
+        let mut line = Line::new();
+        for tenant in 0..3 * IDLE_MAX as u32 {
+            line.submit(tenant, 0, tenant);
+            let (account, _) = line.keys[&tenant];
+            line.queue.charge_output(account);
+            line.serve(1);
+        }
+        assert!(line.queue.names.len() <= IDLE_MAX + 1);
+        assert!(line.queue.accounts.len() <= IDLE_MAX + 2);
+    }
+}

@@ -4,7 +4,7 @@ use crate::kv::Kv;
 use crate::plan::{Event, Plan, Slice, SlotId};
 use crate::prefix::{Key, Parent};
 use crate::request::{Finish, Micros};
-use crate::sequence::Handle;
+use crate::sequence::{Handle, Sequence};
 
 use super::{Flight, Row, Scheduler};
 
@@ -93,11 +93,12 @@ impl Scheduler {
     fn plan_decodes(&mut self, draft: &mut Draft<'_>, events: &mut Vec<Event>) -> Pressure {
         let mut pressure = Pressure::None;
         self.prompts.clear();
+        let block_tokens = self.kv.block_tokens();
         // Preemption shortens the list from its end, where this loop has not been.
         let mut at = 0;
         while let Some(&Handle { index, .. }) = self.running.get(at) {
             at += 1;
-            let sequence = self.sequences.at(index);
+            let mut sequence = self.sequences.at_mut(index);
             let remaining = sequence.remaining();
             if remaining > 1 {
                 self.prompts.push(index);
@@ -106,7 +107,7 @@ impl Scheduler {
             if remaining == 0 || sequence.is_full() {
                 continue;
             }
-            if sequence.needs_block(self.kv.block_tokens()) {
+            if sequence.needs_block(block_tokens) {
                 if self.kv.pool().available() == 0 {
                     pressure = Pressure::OutOfBlocks;
                     if !self.make_room(at, events) {
@@ -114,8 +115,10 @@ impl Scheduler {
                     }
                 }
                 self.take_block(index);
+                sequence = self.sequences.at_mut(index);
             }
-            self.push_slice(draft, index, 1);
+            let blocks = sequence.table.len();
+            draft.push(index, sequence, 1, blocks);
         }
         pressure
     }
@@ -166,10 +169,7 @@ impl Scheduler {
             if draft.budget == 0 {
                 return;
             }
-            let index = self.prompts[at];
-            let remaining = self.sequences.at(index).remaining();
-            let count = remaining.min(draft.budget);
-            self.push_slice(draft, index, count);
+            self.plan_text(draft, self.prompts[at]);
         }
     }
 
@@ -185,9 +185,7 @@ impl Scheduler {
             }
             let Some(slot) = self.slots.pop() else { return };
             self.start(index, slot, events);
-            let remaining = self.sequences.at(index).remaining();
-            let count = remaining.min(draft.budget);
-            self.push_slice(draft, index, count);
+            self.plan_text(draft, index);
         }
     }
 
@@ -300,27 +298,32 @@ impl Scheduler {
         self.sequences.at_mut(index).table.push(block);
     }
 
-    /// Adds the next `count` positions of a running sequence to the plan.
-    fn push_slice(&mut self, draft: &mut Draft<'_>, index: u32, count: u32) {
+    /// Plans as much of a running sequence's known text as the budget allows.
+    fn plan_text(&mut self, draft: &mut Draft<'_>, index: u32) {
+        let sequence = self.sequences.at_mut(index);
+        let count = sequence.remaining().min(draft.budget);
+        let blocks = self.kv.blocks_for(sequence.planned + count) as usize;
+        draft.push(index, sequence, count, blocks);
+    }
+}
+
+impl Draft<'_> {
+    /// Adds the next `count` positions of a running sequence, which lie in its first `blocks`
+    /// blocks.
+    #[inline]
+    fn push(&mut self, index: u32, sequence: &mut Sequence, count: u32, blocks: usize) {
         assert!(
-            count > 0 && count <= draft.budget,
+            count > 0 && count <= self.budget,
             "the step is over its budget"
         );
-        draft.budget -= count;
-        let sequence = self.sequences.at_mut(index);
+        self.budget -= count;
         let Some(slot) = sequence.slot else {
             unreachable!("{:?} is planned and does not run", sequence.id);
         };
         let start = sequence.planned;
         let end = start + count;
         let samples = count == sequence.remaining();
-        // With the last known token in it, a slice uses the whole table.
-        let blocks = if samples {
-            sequence.table.len()
-        } else {
-            self.kv.blocks_for(end) as usize
-        };
-        let plan = &mut *draft.plan;
+        let plan = &mut *self.plan;
         let token_start = plan.tokens.len() as u32;
         if count == 1 && end == sequence.known {
             plan.tokens.push(sequence.last);
@@ -329,8 +332,9 @@ impl Scheduler {
         }
         let table_start = plan.tables.len() as u32;
         plan.tables.extend_from_slice(&sequence.table[..blocks]);
+        let id = sequence.id;
         plan.slices.push(Slice {
-            id: sequence.id,
+            id,
             slot,
             positions: start..end,
             tokens: token_start..token_start + count,
@@ -340,16 +344,16 @@ impl Scheduler {
         sequence.planned = end;
         sequence.pending += u32::from(samples);
         sequence.last_step = plan.step;
-        let row = Row {
-            sequence: Handle {
-                index,
-                stamp: sequence.stamp,
-            },
-            id: sequence.id,
+        let sequence = Handle {
+            index,
+            stamp: sequence.stamp,
+        };
+        self.rows.push(Row {
+            sequence,
+            id,
             end,
             samples,
-        };
-        draft.rows.push(row);
+        });
     }
 }
 
