@@ -47,8 +47,8 @@ def test_right_text_in_company(mode):
             texts = list(pool.map(lambda check: answer(server, check), asked))
         failed = [(c, t) for c, t in zip(asked, texts, strict=True) if wrong(c, t)]
         assert not failed, failed[:3]
-        if "preemption" in mode:
-            assert server.metric("paternoster_preemptions_total") > 0
-        assert server.metric("paternoster_prefix_cache_hits_total") > 0
+        # With few blocks everything cached is soon taken back, so hits are not to be expected there.
+        happened = "preemptions" if "preemption" in mode else "prefix_cache_hits"
+        assert server.metric(f"paternoster_{happened}_total") > 0
     finally:
         assert server.stop() == 0
