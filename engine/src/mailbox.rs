@@ -108,4 +108,13 @@ mod tests {
         assert!(mailbox.poll(&context).is_ready());
         assert_eq!(mailbox.push(generated(2), Micros(9)).1, Micros(9));
     }
+
+    #[test]
+    fn a_sleeper_is_woken_once() {
+        let mailbox = Mailbox::default();
+        let context = Context::from_waker(Waker::noop());
+        assert!(mailbox.poll(&context).is_pending());
+        assert!(mailbox.push(generated(1), Micros(1)).0.is_some());
+        assert!(mailbox.push(generated(2), Micros(2)).0.is_none());
+    }
 }

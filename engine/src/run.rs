@@ -92,6 +92,7 @@ impl<'a> Life<'a> {
         if let Err(stop) = self.replay() {
             return stop;
         }
+        self.record_stats();
         frame.serve(|| self.decoder.inbox.is_draining());
         loop {
             match self.step(beat) {

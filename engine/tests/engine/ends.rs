@@ -172,6 +172,8 @@ async fn aborting_all_ends_what_runs_and_what_waits() {
     bench.quiet().await;
     let health = *bench.handle.health().borrow();
     assert_eq!(health, Health::Serving, "it goes on serving");
+    let mut next = bench.generate(request(&prompt(3, 10), 50)).await;
+    assert_eq!(read(&mut next).await.tokens.len(), 50);
     bench.handle.drain();
     reach(&mut bench.handle.health(), Health::Draining).await;
 }
