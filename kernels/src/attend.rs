@@ -203,40 +203,92 @@ impl<T: PageLane> Attend<'_, T> {
     fn tile<S: Simd>(&mut self, simd: S, start: usize, positions: Range<usize>) {
         let pages = positions.start / PAGE..positions.end.div_ceil(PAGE);
         let first = start / PAGE;
+
         // Pages that nobody sees are not touched: others stand for them and are masked.
-        let keys: [*const T; PAGES] = std::array::from_fn(|i| {
-            let page = (first + i).clamp(pages.start, pages.end - 1);
-            self.source.page(page).as_ptr()
-        });
+        let keys = self.pages(first, &pages);
+        let next = self.next(first + PAGES);
         let count = self.rows.len();
         if count == 1 {
-            self.score::<S, 1>(simd, 0, keys);
+            self.score::<S, 1>(
+                simd,
+                0,
+                &Tile {
+                    pages: keys,
+                    next,
+                    seen: (0, PAGES),
+                },
+            );
         } else {
             for row in (0..count).step_by(4) {
-                self.score::<S, 4>(simd, row, keys);
+                let next = next.filter(|_| row == 0);
+                self.score::<S, 4>(
+                    simd,
+                    row,
+                    &Tile {
+                        pages: keys,
+                        next,
+                        seen: (0, PAGES),
+                    },
+                );
             }
         }
         for row in 0..count {
             self.weigh(simd, row, start);
         }
         // Beyond the last position a page may hold anything, even what is not a number.
-        let mut values: [*const T; PAGES] =
-            std::array::from_fn(|i| keys[i].wrapping_add(self.source.layout.keys()));
+        let to_values = self.source.layout.keys();
+        let mut values = keys.map(|page| page.wrapping_add(to_values));
+        let next = next.map(|next| next.map(|page| page.wrapping_add(to_values)));
         let slots = positions.end % PAGE;
         if slots != 0 {
             values[pages.end - 1 - first] = self.clear_after(pages.end - 1, slots);
         }
-        let values = Values {
-            pages: values,
-            seen: (pages.start - first, pages.end - first),
-        };
+        let seen = (pages.start - first, pages.end - first);
         if count == 1 {
-            self.collect::<S, 1>(simd, 0, &values);
+            self.collect::<S, 1>(
+                simd,
+                0,
+                &Tile {
+                    pages: values,
+                    next,
+                    seen,
+                },
+            );
         } else {
             for row in (0..count).step_by(4) {
-                self.collect::<S, 4>(simd, row, &values);
+                let next = next.filter(|_| row == 0);
+                self.collect::<S, 4>(
+                    simd,
+                    row,
+                    &Tile {
+                        pages: values,
+                        next,
+                        seen,
+                    },
+                );
             }
         }
+    }
+
+    /// Where the pages of a tile begin; those outside of `seen` by others of it.
+    #[inline(always)]
+    fn pages(&self, first: usize, seen: &Range<usize>) -> [*const T; PAGES] {
+        let mut pages = [std::ptr::null(); PAGES];
+        for (i, page) in pages.iter_mut().enumerate() {
+            *page = self
+                .source
+                .page((first + i).clamp(seen.start, seen.end - 1))
+                .as_ptr();
+        }
+        pages
+    }
+
+    /// The pages of the next tile, if they are to be fetched while this one is computed: with few
+    /// rows a tile is done before the next arrives from memory.
+    #[inline(always)]
+    fn next(&self, first: usize) -> Option<[*const T; PAGES]> {
+        let end = self.seen().end.div_ceil(PAGE);
+        (self.rows.len() <= FETCH_ROWS && first < end).then(|| self.pages(first, &(first..end)))
     }
 
     /// The values of a page, with zeros from position `slots` of it on.
@@ -251,12 +303,12 @@ impl<T: PageLane> Attend<'_, T> {
 
     /// Scores of `R` rows with the keys of a tile.
     #[inline(always)]
-    fn score<S: Simd, const R: usize>(&mut self, simd: S, row: usize, keys: [*const T; PAGES]) {
+    fn score<S: Simd, const R: usize>(&mut self, simd: S, row: usize, keys: &Tile<T>) {
         if S::WIDE {
             self.score_pages::<S, R, PAGES>(simd, row, 0, keys);
         } else {
-            for (page, key) in keys.into_iter().enumerate() {
-                self.score_pages::<S, R, 1>(simd, row, page, [key]);
+            for page in 0..PAGES {
+                self.score_pages::<S, R, 1>(simd, row, page, keys);
             }
         }
     }
@@ -267,7 +319,7 @@ impl<T: PageLane> Attend<'_, T> {
         simd: S,
         row: usize,
         page: usize,
-        keys: [*const T; P],
+        keys: &Tile<T>,
     ) {
         let steps = self.source.layout.key_steps;
         let inputs = self.workspace.queries.as_ptr().cast::<InputOf<T, S>>();
@@ -277,6 +329,10 @@ impl<T: PageLane> Attend<'_, T> {
             step: 1,
         };
         let mut sums = [[simd.splat(0.0); P]; R];
+        let panels = std::array::from_fn(|p| keys.pages[page + p]);
+        let next = keys
+            .next
+            .map(|next| std::array::from_fn(|p| next[page + p]));
         // SAFETY: `R` rows of `steps` inputs are in the workspace (those beyond the last row are
         // stale numbers); each key points to a page.
         unsafe {
@@ -285,7 +341,8 @@ impl<T: PageLane> Attend<'_, T> {
                 steps,
                 inputs,
                 Lanes {
-                    panels: keys,
+                    panels,
+                    next,
                     step: PAGE,
                 },
                 &mut sums,
@@ -344,7 +401,7 @@ impl<T: PageLane> Attend<'_, T> {
 
     /// Adds weights times values to the outputs of `R` rows.
     #[inline(always)]
-    fn collect<S: Simd, const R: usize>(&mut self, simd: S, row: usize, values: &Values<T>) {
+    fn collect<S: Simd, const R: usize>(&mut self, simd: S, row: usize, values: &Tile<T>) {
         let columns = self.source.layout.width / LANES;
         let mut column = 0;
         while column < columns {
@@ -364,7 +421,7 @@ impl<T: PageLane> Attend<'_, T> {
         simd: S,
         row: usize,
         column: usize,
-        values: &Values<T>,
+        values: &Tile<T>,
     ) {
         let PageLayout {
             width, value_steps, ..
@@ -384,8 +441,8 @@ impl<T: PageLane> Attend<'_, T> {
             .cast::<InputOf<T, S>>()
             .wrapping_add(row * steps);
         for page in values.seen.0..values.seen.1 {
-            let panels: [*const T; P] =
-                std::array::from_fn(|p| values.pages[page].wrapping_add((column + p) * LANES));
+            let panels = spread(values.pages[page], column);
+            let next = values.next.map(|next| spread(next[page], column));
             let start = weights.wrapping_add(page * value_steps);
             // SAFETY: the weights of `R` rows of a tile are in the workspace (those beyond the
             // last row are stale numbers); each page points to `value_steps` rows of `width`.
@@ -400,6 +457,7 @@ impl<T: PageLane> Attend<'_, T> {
                     },
                     Lanes {
                         panels,
+                        next,
                         step: width,
                     },
                     &mut sums,
@@ -495,10 +553,23 @@ impl Scores {
     }
 }
 
-/// The values of a tile, and which of its pages somebody sees.
-struct Values<T> {
+/// The keys or the values of a tile.
+struct Tile<T> {
     pages: [*const T; PAGES],
+    /// Those of the next tile, to be fetched.
+    next: Option<[*const T; PAGES]>,
+    /// Which pages to compute: first and end.
     seen: (usize, usize),
+}
+
+/// Columns of sixteen lanes from `column` on.
+#[inline(always)]
+fn spread<T, const P: usize>(row: *const T, column: usize) -> [*const T; P] {
+    let mut columns = [row; P];
+    for (p, place) in columns.iter_mut().enumerate() {
+        *place = row.wrapping_add((column + p) * LANES);
+    }
+    columns
 }
 
 /// Sets the positions outside of `seen` to minus infinity.
@@ -531,5 +602,6 @@ const WIDTH: usize = 256;
 /// first-level cache.
 const TILE_FLOATS: usize = 2048;
 const ROWS: usize = 32;
+const FETCH_ROWS: usize = 8;
 /// Below every score; finite, so that differences are numbers.
 const LOWEST: f32 = -1e30;

@@ -9,7 +9,7 @@
 use crate::Compute;
 use crate::buffer::{Buffer, Number};
 use crate::shared::SharedMut;
-use crate::simd::{F32Lanes, Format, Kernel, LANES, Simd, vectorize};
+use crate::simd::{F32Lanes, Format, Kernel, LANES, Simd, prefetch, vectorize};
 use std::ops::Range;
 
 /// Packed weights `[outputs, inputs]`; lanes hold `1` (f32) or `2` (bf16) weights.
@@ -257,26 +257,92 @@ impl<T: Lane> Kernel for Part<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let steps = self.weights.steps;
-        let block = if self.tiles.len() == 1 {
-            steps
-        } else {
-            STEPS_BLOCK
-        };
         let group = if S::WIDE && self.tiling.height > 4 {
             2
         } else {
             4
         };
-        for start in (0..steps).step_by(block) {
-            let steps = start..steps.min(start + block);
-            for panel in self.panels.clone().step_by(group) {
-                let panels = panel..self.panels.end.min(panel + group);
-                for tile in self.tiles.clone() {
-                    self.tile(simd, tile, panels.clone(), steps.clone());
-                }
+        let walk = Walk::new(&self, group);
+        for index in 0..walk.blocks() {
+            let (panel, step) = walk.block(index);
+            let panels = panel..self.panels.end.min(panel + group);
+            let steps = step..self.weights.steps.min(step + walk.depth);
+            // The first tile of a block asks for the weights of the next.
+            let mut ahead = if self.tiling.height < FETCH_FROM {
+                0
+            } else {
+                walk.ahead(index)
+            };
+            for tile in self.tiles.clone() {
+                self.tile(simd, tile, ahead, (panels.clone(), steps.clone()));
+                ahead = 0;
             }
         }
+    }
+}
+
+/// The order in which a task walks its weights, in blocks of some panels by some steps.
+struct Walk {
+    panels: Range<usize>,
+    group: usize,
+    steps: usize,
+    /// Steps of a block.
+    depth: usize,
+    /// Whether all steps of a group come before the next group. Otherwise the inputs of a block
+    /// of steps, which are too many for the cache together, meet all panels first.
+    deep: bool,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn new<T: Lane>(part: &Part<'_, T>, group: usize) -> Self {
+        let steps = part.weights.steps;
+        let inputs = part.tiles.len() * part.tiling.height * steps;
+        let most = if part.tiles.len() == 1 {
+            STREAM_BLOCK
+        } else {
+            STEPS_BLOCK
+        };
+        let depth = steps.div_ceil(steps.div_ceil(most));
+        Self {
+            panels: part.panels.clone(),
+            group,
+            steps,
+            depth,
+            deep: inputs <= INPUTS_CACHED,
+        }
+    }
+
+    #[inline(always)]
+    fn groups(&self) -> usize {
+        self.panels.len().div_ceil(self.group)
+    }
+
+    #[inline(always)]
+    fn blocks(&self) -> usize {
+        self.groups() * self.steps.div_ceil(self.depth)
+    }
+
+    /// First panel and first step of a block.
+    #[inline(always)]
+    fn block(&self, index: usize) -> (usize, usize) {
+        let (group, cut) = if self.deep {
+            let cuts = self.steps.div_ceil(self.depth);
+            (index / cuts, index % cuts)
+        } else {
+            (index % self.groups(), index / self.groups())
+        };
+        (self.panels.start + group * self.group, cut * self.depth)
+    }
+
+    /// Lanes from a block to the next, modulo the size of the memory; 0 for the last.
+    #[inline(always)]
+    fn ahead(&self, index: usize) -> usize {
+        if index + 1 == self.blocks() {
+            return 0;
+        }
+        let place = |(panel, step): (usize, usize)| (panel * self.steps + step) * LANES;
+        place(self.block(index + 1)).wrapping_sub(place(self.block(index)))
     }
 }
 
@@ -286,13 +352,21 @@ struct At<I> {
     panel: usize,
     steps: Range<usize>,
     inputs: *const I,
+    /// How many lanes ahead weights are to be fetched, 0 for not at all.
+    ahead: usize,
 }
 
 type InputOf<T, S> = <<T as Lane>::On<S> as Format<S>>::Input;
 
 impl<T: Lane> Part<'_, T> {
     #[inline(always)]
-    fn tile<S: Simd>(&self, simd: S, tile: usize, panels: Range<usize>, steps: Range<usize>) {
+    fn tile<S: Simd>(
+        &self,
+        simd: S,
+        tile: usize,
+        ahead: usize,
+        (panels, steps): (Range<usize>, Range<usize>),
+    ) {
         let (rows, height) = self.tiling.tile(tile);
         let words = tile * self.tiling.height * self.weights.steps;
         // SAFETY: packing is over, so the words are only read; each tile begins at its own.
@@ -304,6 +378,7 @@ impl<T: Lane> Part<'_, T> {
             panel: panels.start,
             steps,
             inputs,
+            ahead,
         };
         match height {
             1 => self.columns::<S, 1>(simd, at, panels.end),
@@ -354,23 +429,21 @@ impl<T: Lane> Part<'_, T> {
         let last = (at.panel + P - 1) * panel + at.steps.end * LANES;
         let lanes = self.weights.lanes[first..last].as_ptr();
         let lanes = std::array::from_fn(|p| lanes.wrapping_add(p * panel));
+        let inputs = Inputs {
+            start: at.inputs,
+            row: 1,
+            step: R,
+        };
+        let next = (at.ahead > 0).then(|| lanes.map(|lanes| lanes.wrapping_add(at.ahead)));
+        let lanes = Lanes {
+            panels: lanes,
+            next,
+            step: LANES,
+        };
         // SAFETY: the range above holds the steps of `P` panels, and the tile holds `R` inputs
         // for each step from `at.inputs` on.
         unsafe {
-            multiply::<S, T::On<S>, R, P>(
-                simd,
-                at.steps.len(),
-                Inputs {
-                    start: at.inputs,
-                    row: 1,
-                    step: R,
-                },
-                Lanes {
-                    panels: lanes,
-                    step: LANES,
-                },
-                &mut sums,
-            );
+            multiply::<S, T::On<S>, R, P>(simd, at.steps.len(), inputs, lanes, &mut sums);
         }
         let bias = self.bias.filter(|_| at.steps.end == self.weights.steps);
         self.each::<R, P>(at, |row, p, y| {
@@ -414,10 +487,14 @@ pub(crate) struct Inputs<I> {
     pub(crate) step: usize,
 }
 
-/// Weights of a register tile: where each panel begins, and how many lanes on its next step is.
+/// Weights of a register tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes<T, const P: usize> {
+    /// Where each panel begins.
     pub(crate) panels: [*const T; P],
+    /// What to fetch into the cache meanwhile, laid out in the same way.
+    pub(crate) next: Option<[*const T; P]>,
+    /// Lanes from a step to the next.
     pub(crate) step: usize,
 }
 
@@ -433,12 +510,41 @@ pub(crate) unsafe fn multiply<S: Simd, F: Format<S>, const R: usize, const P: us
     lanes: Lanes<F::Stored, P>,
     sums: &mut [[S::F; P]; R],
 ) {
+    // Two loops, so that the one without fetching is as short as can be.
+    // SAFETY: the caller's promise.
+    unsafe {
+        if lanes.next.is_some() {
+            walk::<S, F, R, P, true>(simd, steps, inputs, lanes, sums);
+        } else {
+            walk::<S, F, R, P, false>(simd, steps, inputs, lanes, sums);
+        }
+    }
+}
+
+/// The loop of `multiply`.
+///
+/// # Safety
+/// As for `multiply`.
+#[inline(always)]
+unsafe fn walk<S: Simd, F: Format<S>, const R: usize, const P: usize, const FETCH: bool>(
+    simd: S,
+    steps: usize,
+    inputs: Inputs<F::Input>,
+    lanes: Lanes<F::Stored, P>,
+    sums: &mut [[S::F; P]; R],
+) {
+    let next = lanes.next.unwrap_or(lanes.panels);
     let mut local = *sums;
     for step in 0..steps {
         let mut weights = [None; P];
         for (weights, panel) in weights.iter_mut().zip(lanes.panels) {
             // SAFETY: the caller's promise.
             *weights = Some(unsafe { F::load(simd, panel.add(step * lanes.step)) });
+        }
+        if FETCH {
+            for next in next {
+                prefetch(next.wrapping_add(step * lanes.step));
+            }
         }
         for (row, sums) in local.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
@@ -456,6 +562,12 @@ pub(crate) unsafe fn multiply<S: Simd, F: Format<S>, const R: usize, const P: us
 // while panels pass by, and 256 steps of two panels (32 KiB) in the first-level cache.
 const ROWS_BLOCK: usize = 256;
 const STEPS_BLOCK: usize = 256;
+// One tile walks its weights once: a block is what fits into the second-level cache twice.
+const STREAM_BLOCK: usize = 2048;
+// Tiles of few rows wait for memory only, which the machine fetches ahead well by itself; with
+// more rows it sees the next loads too late.
+const FETCH_FROM: usize = 4;
+const INPUTS_CACHED: usize = ROWS_BLOCK * STEPS_BLOCK;
 
 // One weight read from memory takes about as long as the products of eight rows with it.
 const WEIGHT_WORK: usize = 8;

@@ -1,48 +1,69 @@
 //! Reading a row of logits: the best, the best few, the log of the sum of exponentials.
 
+use crate::Level;
+use crate::simd::{Kernel, LANES, Simd, math, vectorize};
 use std::cmp::Ordering;
 
 /// The index and value of the largest logit, ties to the lowest index. `None` when the row is
 /// empty or a value is not finite.
 pub fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
-    let mut best: Option<(u32, f32)> = None;
-    for (index, &logit) in logits.iter().enumerate() {
-        if !logit.is_finite() {
-            return None;
-        }
-        if best.is_none_or(|(_, value)| logit > value) {
-            best = Some((index as u32, logit));
-        }
+    let (max, finite) = vectorize(Level::detect(), Largest { logits });
+    if !finite {
+        return None;
     }
-    best
+    // Equal by comparison: zeros of both signs are ties.
+    let index = logits.iter().position(|&logit| logit >= max)?;
+    Some((index as u32, logits[index]))
 }
 
 /// `ln(sum(exp(logits)))`; minus infinity for an empty row.
 pub fn log_sum_exp(logits: &[f32]) -> f32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let level = Level::detect();
+    let (max, _) = vectorize(level, Largest { logits });
     if !max.is_finite() {
         return max;
     }
-    max + logits
-        .iter()
-        .map(|logit| (logit - max).exp())
-        .sum::<f32>()
-        .ln()
+    max + vectorize(level, SumExp { logits, max }).ln()
 }
 
 /// Fills `best` with the `k` largest logits and their indices, best first, ties to the lowest
-/// index. Values that are not a number are left out.
+/// index. Minus infinity (a forbidden token) and what is not a number are left out.
 pub fn top_k(logits: &[f32], k: usize, best: &mut Vec<(u32, f32)>) {
     best.clear();
-    best.extend(
-        logits
-            .iter()
-            .enumerate()
-            .map(|(index, &logit)| (index as u32, logit)),
-    );
-    best.retain(|(_, logit)| !logit.is_nan());
+    if k == 0 {
+        return;
+    }
+    // Candidates gather up to twice `k`, then the better half stays and sets the bar.
+    let most = k.saturating_mul(2).max(BLOCK);
+    let mut bar = f32::NEG_INFINITY;
+    for (block, logits) in logits.chunks(BLOCK).enumerate() {
+        let (max, _) = vectorize(Level::detect(), Largest { logits });
+        if max <= bar {
+            continue;
+        }
+        let indices = (block * BLOCK) as u32..;
+        best.extend(
+            indices
+                .zip(logits.iter().copied())
+                .filter(|&(_, logit)| logit > bar),
+        );
+        if best.len() >= most {
+            keep(best, k);
+            bar = best
+                .iter()
+                .map(|&(_, logit)| logit)
+                .fold(f32::INFINITY, f32::min);
+        }
+    }
+    keep(best, k);
     best.sort_unstable_by(|a, b| before(*a, *b));
-    best.truncate(k);
+}
+
+fn keep(best: &mut Vec<(u32, f32)>, k: usize) {
+    if best.len() > k {
+        best.select_nth_unstable_by(k - 1, |a, b| before(*a, *b));
+        best.truncate(k);
+    }
 }
 
 fn before(a: (u32, f32), b: (u32, f32)) -> Ordering {
@@ -50,3 +71,69 @@ fn before(a: (u32, f32), b: (u32, f32)) -> Ordering {
         .unwrap_or(Ordering::Equal)
         .then(a.0.cmp(&b.0))
 }
+
+/// The largest number, and whether all values are finite.
+struct Largest<'a> {
+    logits: &'a [f32],
+}
+
+impl Kernel for Largest<'_> {
+    type Output = (f32, bool);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (f32, bool) {
+        let lowest = simd.splat(f32::NEG_INFINITY);
+        let zero = simd.splat(0.0);
+        let (mut max, mut trace) = ([lowest; 4], [zero; 4]);
+        let mut chunks = self.logits.chunks_exact(4 * LANES);
+        for chunk in &mut chunks {
+            for (i, x) in chunk.chunks_exact(LANES).enumerate() {
+                let x = simd.load_slice(x);
+                max[i] = simd.max(x, max[i]);
+                // Zero times a finite number is zero; times any other it is not a number.
+                trace[i] = simd.fma(x, zero, trace[i]);
+            }
+        }
+        let max = simd.max(simd.max(max[0], max[1]), simd.max(max[2], max[3]));
+        let trace = simd.add(simd.add(trace[0], trace[1]), simd.add(trace[2], trace[3]));
+        let (mut max, mut finite) = (simd.largest(max), simd.sum(trace).is_finite());
+        for &x in chunks.remainder() {
+            max = if x > max { x } else { max };
+            finite &= x.is_finite();
+        }
+        (max, finite)
+    }
+}
+
+/// The sum of `exp(logit - max)`.
+struct SumExp<'a> {
+    logits: &'a [f32],
+    max: f32,
+}
+
+impl Kernel for SumExp<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let max = simd.splat(self.max);
+        let mut sums = [simd.splat(0.0); 4];
+        let mut chunks = self.logits.chunks_exact(4 * LANES);
+        for chunk in &mut chunks {
+            for (sum, x) in sums.iter_mut().zip(chunk.chunks_exact(LANES)) {
+                let term = math::exp(simd, simd.sub(simd.load_slice(x), max));
+                *sum = simd.add(*sum, term);
+            }
+        }
+        for (sum, x) in sums.iter_mut().zip(chunks.remainder().chunks(LANES)) {
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            lanes[..x.len()].copy_from_slice(x);
+            let term = math::exp(simd, simd.sub(simd.load_array(&lanes), max));
+            *sum = simd.add(*sum, term);
+        }
+        simd.sum(simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3])))
+    }
+}
+
+// A block is skipped when its largest value is no candidate.
+const BLOCK: usize = 512;

@@ -230,6 +230,13 @@ fn sampling_reads_a_row() {
     assert_eq!(best.len(), 3);
     sample::top_k(&logits, 0, &mut best);
     assert!(best.is_empty());
+    logits[5] = f32::NAN;
+    logits[6] = f32::NEG_INFINITY;
+    sample::top_k(&logits, 6000, &mut best);
+    let rest = sorted.iter().filter(|(index, _)| !(5..7).contains(index));
+    assert!(best.iter().eq(rest));
+    logits[5] = 0.0;
+    logits[6] = 0.0;
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for place in [0, 2500, 4999] {
             let mut logits = logits.clone();
