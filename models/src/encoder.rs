@@ -103,14 +103,13 @@ impl CpuEncoder {
         })
     }
 
-    /// Computes all layers; the result stands in `buffers.residual`.
+    /// Computes all layers; the result stands in the first rows of `buffers.residual`.
     fn forward(&mut self) {
         let rows = self.inputs.tokens.len();
-        self.buffers.resize(&self.spec, rows);
+        self.buffers.grow(&self.spec, rows);
         let (compute, eps) = (&mut self.compute, self.spec.norm_eps);
-        let Buffers {
-            update, residual, ..
-        } = &mut self.buffers;
+        let update = &mut self.buffers.update[..rows * self.spec.hidden];
+        let residual = &mut self.buffers.residual[..rows * self.spec.hidden];
         self.tokens.gather(compute, &self.inputs.tokens, update);
         self.positions
             .gather_add(compute, &self.inputs.positions, update);
@@ -118,20 +117,18 @@ impl CpuEncoder {
             .gather_add(compute, &self.inputs.segments, update);
         layer_norm(compute, update, &self.norm.at(eps), residual);
         for index in 0..self.layers.len() {
-            self.layer(index);
+            self.attention(index, rows);
+            self.mlp(index, rows);
         }
     }
 
-    fn layer(&mut self, index: usize) {
+    fn attention(&mut self, index: usize, rows: usize) {
         let (layer, spec) = (&self.layers[index], &self.spec);
         let (compute, hidden) = (&mut self.compute, self.spec.hidden);
-        let Buffers {
-            update,
-            residual,
-            qkv,
-            attended,
-            ffn,
-        } = &mut self.buffers;
+        let residual = &mut self.buffers.residual[..rows * hidden];
+        let update = &mut self.buffers.update[..rows * hidden];
+        let qkv = &mut self.buffers.qkv[..rows * 3 * hidden];
+        let attended = &mut self.buffers.attended[..rows * hidden];
         let head_dim = hidden / spec.heads;
         let shape = AttentionShape {
             heads: spec.heads,
@@ -150,13 +147,16 @@ impl CpuEncoder {
         };
         packed_attention(compute, &shape, &packed, attended);
         layer.output.forward(compute, attended, update);
-        add_layer_norm(
-            compute,
-            residual,
-            update,
-            &layer.attention_norm.at(spec.norm_eps),
-        );
+        let norm = layer.attention_norm.at(spec.norm_eps);
+        add_layer_norm(compute, residual, update, &norm);
+    }
 
+    fn mlp(&mut self, index: usize, rows: usize) {
+        let (layer, spec) = (&self.layers[index], &self.spec);
+        let compute = &mut self.compute;
+        let residual = &mut self.buffers.residual[..rows * spec.hidden];
+        let update = &mut self.buffers.update[..rows * spec.hidden];
+        let ffn = &mut self.buffers.ffn[..rows * spec.ffn];
         layer.up.forward(compute, residual, ffn);
         match spec.activation {
             Activation::GeluErf => gelu_erf(compute, ffn),
@@ -217,12 +217,16 @@ impl Inputs {
 }
 
 impl Buffers {
-    fn resize(&mut self, spec: &EncoderSpec, rows: usize) {
-        self.update.resize(rows * spec.hidden, 0.0);
-        self.residual.resize(rows * spec.hidden, 0.0);
-        self.qkv.resize(rows * 3 * spec.hidden, 0.0);
-        self.attended.resize(rows * spec.hidden, 0.0);
-        self.ffn.resize(rows * spec.ffn, 0.0);
+    /// Makes room for `rows` rows.
+    fn grow(&mut self, spec: &EncoderSpec, rows: usize) {
+        let grow = |buffer: &mut Vec<f32>, width: usize| {
+            buffer.resize(buffer.len().max(rows * width), 0.0);
+        };
+        grow(&mut self.update, spec.hidden);
+        grow(&mut self.residual, spec.hidden);
+        grow(&mut self.qkv, 3 * spec.hidden);
+        grow(&mut self.attended, spec.hidden);
+        grow(&mut self.ffn, spec.ffn);
     }
 }
 
