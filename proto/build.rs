@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: &[&str] = &["paternoster/v1/inference.proto", "paternoster/v1/control.proto"];
+const FILES: &[&str] = &[
+    "paternoster/v1/inference.proto",
+    "paternoster/v1/control.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=paternoster");

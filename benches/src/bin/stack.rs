@@ -57,7 +57,7 @@ async fn throughput(address: &str, rounds: usize) {
             }
         })
         .await;
-        rates.push((STREAMS as u32 * TOKENS) as f64 / seconds);
+        rates.push(STREAMS as f64 * f64::from(TOKENS) / seconds);
     }
     println!(
         "tokens/s through the stack, {STREAMS} streams of {TOKENS}: median {:.0}",
