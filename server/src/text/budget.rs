@@ -6,15 +6,14 @@
 //! size of the result before they begin.
 
 use std::fmt::{self, Write as _};
-use std::io;
 
 use minijinja::formatting::{self, FormatStyle};
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, context};
 use minijinja_contrib::pycompat;
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use thiserror::Error as ThisError;
+
+use super::json::{self, Style};
 
 /// Bytes of values and text one rendering may make.
 pub const BUDGET_BYTES: usize = 64 << 20;
@@ -28,9 +27,15 @@ pub(super) struct OverBudget(&'static str);
 
 pub(super) const ADD: &str = "checked:+";
 pub(super) const CONCAT: &str = "checked:~";
+pub(super) const ITEM: &str = "checked:[]";
 pub(super) const SLICE: &str = "checked:[:]";
-pub(super) const EQ: &str = "checked:==";
-pub(super) const NE: &str = "checked:!=";
+pub(super) const MAP: &str = "checked:{}";
+pub(super) const EQ: &str = "checked:eq";
+pub(super) const NE: &str = "checked:ne";
+pub(super) const LT: &str = "checked:lt";
+pub(super) const LE: &str = "checked:le";
+pub(super) const GT: &str = "checked:gt";
+pub(super) const GE: &str = "checked:ge";
 pub(super) const IN: &str = "checked:in";
 
 /// What one rendering may still make.
@@ -49,14 +54,12 @@ struct Weight {
 /// A value in a list or map, beside its text.
 const VALUE_BYTES: usize = 32;
 /// Looking at an operand costs time: a value as much as making this many bytes,
-const LOOK_BYTES: usize = 4;
+const LOOK_BYTES: usize = 8;
 /// and this many bytes of text as much as making one.
-const LOOK_TEXT_PER_BYTE: usize = 64;
+const LOOK_TEXT_PER_BYTE: usize = 16;
 /// The widest padding or indent.
 const WIDTH_MAX: usize = 999;
 const WIDTH_DIGITS_MAX: usize = 3;
-/// The widest indent of JSON, which nesting multiplies.
-const INDENT_MAX: usize = 8;
 
 /// Gives an environment the checked operations and output.
 pub(super) fn install(environment: &mut Environment<'static>) {
@@ -65,15 +68,15 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter(ADD, add);
     environment.add_filter(CONCAT, concat);
     environment.add_filter(SLICE, slice);
-    environment.add_filter(EQ, |state: &mut State<'_, '_>, a: Value, b: Value| {
-        test(state, "eq", &[a, b])
-    });
-    environment.add_filter(NE, |state: &mut State<'_, '_>, a: Value, b: Value| {
-        test(state, "ne", &[a, b])
-    });
-    environment.add_filter(IN, |state: &mut State<'_, '_>, a: Value, b: Value| {
-        test(state, "in", &[a, b])
-    });
+    environment.add_filter(ITEM, item);
+    environment.add_filter(MAP, map);
+    for name in [EQ, NE, LT, LE, GT, GE, IN] {
+        let test_name = &name["checked:".len()..];
+        let comparison = move |state: &mut State<'_, '_>, left: Value, right: Value| {
+            test(state, test_name, &[left, right])
+        };
+        environment.add_filter(name, comparison);
+    }
     environment.add_filter(
         "replace",
         |state: &mut State<'_, '_>, text: String, from: String, to: String| {
@@ -85,22 +88,49 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("format", format);
     environment.add_filter("string", string);
     environment.add_filter("tojson", to_json);
+    // These make as much as a number says, or show more than a template needs.
     for unbounded in ["batch", "slice", "pprint"] {
         environment.remove_filter(unbounded);
     }
     environment.remove_global("debug");
 }
 
+/// Filters and tests that only look at the outside of a value.
+const SHALLOW_FILTERS: [&str; 5] = ["length", "count", "first", "default", "d"];
+const SHALLOW_TESTS: [&str; 14] = [
+    "defined",
+    "undefined",
+    "none",
+    "boolean",
+    "true",
+    "false",
+    "number",
+    "integer",
+    "float",
+    "string",
+    "sequence",
+    "mapping",
+    "iterable",
+    "callable",
+];
+
 /// The name of the checked form of a filter.
-pub(super) fn checked_filter(name: &str, environment: &mut Environment<'static>) -> &'static str {
-    let plain = name.to_owned();
+pub(super) fn checked_filter(
+    name: &'static str,
+    environment: &mut Environment<'static>,
+) -> &'static str {
+    let shallow = SHALLOW_FILTERS.contains(&name);
     let checked = format!("checked:{name}").leak();
     let filter = move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
         let args = args.into_values();
+        if shallow {
+            glance(state, &args)?;
+            return state.apply_filter(name, &args);
+        }
         look(state, &args)?;
         let made = state
-            .apply_filter(&plain, &args)
-            .map_err(|error| named(error, &plain))?;
+            .apply_filter(name, &args)
+            .map_err(|error| named(error, name))?;
         pay_for(state, made)
     };
     environment.add_filter(&*checked, filter);
@@ -108,11 +138,16 @@ pub(super) fn checked_filter(name: &str, environment: &mut Environment<'static>)
 }
 
 /// The name of the checked form of a test.
-pub(super) fn checked_test(name: &str, environment: &mut Environment<'static>) -> &'static str {
-    let plain = name.to_owned();
+pub(super) fn checked_test(
+    name: &'static str,
+    environment: &mut Environment<'static>,
+) -> &'static str {
+    if SHALLOW_TESTS.contains(&name) {
+        return name;
+    }
     let checked = format!("checked:{name}").leak();
     let test = move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-        test(state, &plain, &args.into_values()).map_err(|error| named(error, &plain))
+        test(state, name, &args.into_values()).map_err(|error| named(error, name))
     };
     environment.add_test(&*checked, test);
     checked
@@ -151,6 +186,18 @@ fn look(state: &mut State<'_, '_>, operands: &[Value]) -> Result<Weight, Error> 
         weight.values * LOOK_BYTES + weight.text_bytes / LOOK_TEXT_PER_BYTE,
     )?;
     Ok(weight)
+}
+
+/// Pays for looking at operands without what is nested in them.
+fn glance(state: &mut State<'_, '_>, operands: &[Value]) -> Result<(), Error> {
+    let text_bytes: usize = operands
+        .iter()
+        .map(|value| value.as_str().map_or(0, str::len))
+        .sum();
+    pay(
+        state,
+        operands.len() * LOOK_BYTES + text_bytes / LOOK_TEXT_PER_BYTE,
+    )
 }
 
 fn pay_for(state: &mut State<'_, '_>, made: Value) -> Result<Value, Error> {
@@ -225,8 +272,21 @@ fn text_of(values: &[&Value]) -> Result<String, Error> {
 
 // === operations ===
 
+/// Refuses to answer more text than one value may have.
+pub(super) fn within_output(text: String) -> Result<String, Error> {
+    if text.len() > OPERAND_BYTES_MAX {
+        Err(over("too long a conversation"))
+    } else {
+        Ok(text)
+    }
+}
+
 /// Output, into captures too.
 fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    if let Some(text) = value.as_str() {
+        pay(state, text.len())?;
+        return out.write_str(text).map_err(Error::from);
+    }
     let text = text_of(&[value])?;
     pay(state, text.len())?;
     out.write_str(&text).map_err(Error::from)
@@ -245,6 +305,20 @@ fn add(state: &mut State<'_, '_>, left: Value, right: Value) -> Result<Value, Er
     let sum = state.env().compile_expression("left + right")?;
     let made = sum.eval(context! { left, right })?;
     pay_for(state, made)
+}
+
+fn item(state: &mut State<'_, '_>, of: &Value, key: &Value) -> Result<Value, Error> {
+    glance(state, std::slice::from_ref(of))?;
+    look(state, std::slice::from_ref(key))?;
+    of.get_item(key)
+}
+
+/// A map of keys and values in turn.
+fn map(state: &mut State<'_, '_>, pairs: Rest<Value>) -> Result<Value, Error> {
+    look(state, &pairs)?;
+    let mut rest = pairs.0.into_iter();
+    let pairs = std::iter::from_fn(|| Some((rest.next()?, rest.next()?)));
+    Ok(Value::from_pairs(pairs))
 }
 
 fn slice(
@@ -410,9 +484,7 @@ fn string(state: &mut State<'_, '_>, value: &Value) -> Result<Value, Error> {
     pay_for(state, Value::from(text))
 }
 
-// === JSON as Python writes it ===
-
-/// `json.dumps` of Python without ASCII escapes: a space after colons and commas, or an indent.
+/// JSON as `json.dumps` of Python writes it.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "filters take named arguments by value"
@@ -423,77 +495,19 @@ fn to_json(
     indent: Option<usize>,
     kwargs: Kwargs,
 ) -> Result<Value, Error> {
-    let failed =
-        |error: &dyn fmt::Display| Error::new(ErrorKind::BadSerialization, error.to_string());
-    let indent = indent.or(kwargs.get("indent")?);
-    let separators: Option<(String, String)> = match kwargs.get::<Option<Value>>("separators")? {
-        Some(pair) if !pair.is_none() => {
-            let part = |index: usize| pair.get_item_by_index(index).map(|part| part.to_string());
-            Some((part(0)?, part(1)?))
-        }
-        _ => None,
+    let separators: Option<Vec<String>> = kwargs.get("separators")?;
+    let style = Style {
+        indent: indent.or(kwargs.get("indent")?),
+        separators: separators.and_then(|both| <[String; 2]>::try_from(both).ok()),
+        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
-    let sort_keys: Option<bool> = kwargs.get("sort_keys")?;
     let _ascii: Option<bool> = kwargs.get("ensure_ascii")?;
     kwargs.assert_all_used()?;
-
     look(state, std::slice::from_ref(value))?;
-    let mut json = serde_json::to_value(value).map_err(|error| failed(&error))?;
-    if sort_keys == Some(true) {
-        json.sort_all_objects();
-    }
-    let mut text = Vec::new();
-    let written = if let Some(width) = indent.filter(|_| separators.is_none()) {
-        let pad = " ".repeat(width.min(INDENT_MAX));
-        let style = PrettyFormatter::with_indent(pad.as_bytes());
-        json.serialize(&mut Serializer::with_formatter(&mut text, style))
-    } else {
-        let spaced = || (", ".to_owned(), ": ".to_owned());
-        let (item, key) = separators.unwrap_or_else(spaced);
-        json.serialize(&mut Serializer::with_formatter(
-            &mut text,
-            Separated { item, key },
-        ))
-    };
-    written.map_err(|error| failed(&error))?;
-    let text = String::from_utf8(text).map_err(|error| failed(&error))?;
+    let failed =
+        |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
+    let text = json::dumps(value, &style).map_err(failed)?;
     pay_for(state, Value::from(text))
-}
-
-/// JSON on one line with these separators between items, and between key and value.
-struct Separated {
-    item: String,
-    key: String,
-}
-
-impl Formatter for Separated {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        to: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first {
-            Ok(())
-        } else {
-            to.write_all(self.item.as_bytes())
-        }
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        to: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first {
-            Ok(())
-        } else {
-            to.write_all(self.item.as_bytes())
-        }
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, to: &mut W) -> io::Result<()> {
-        to.write_all(self.key.as_bytes())
-    }
 }
 
 #[cfg(test)]
@@ -521,6 +535,14 @@ mod tests {
         check(
             "{{ 1 + 2 }} {{ 'a' + 'b' }} {{ [1] + [2] }} {{ 1 ~ 2 ~ none ~ x }}",
             "3 ab [1, 2] 12None",
+        );
+        check(
+            "{{ 1 < 2 }} {{ 2 <= 1 }} {{ 'b' > 'a' }} {{ 1 >= 1 }}",
+            "True False True True",
+        );
+        check(
+            "{{ [1, 2][-1] }} {{ {'a': 1, 'b': {}}['a'] }} {{ messages[0]['content'][1] }}",
+            "2 1 b",
         );
         check(
             "{{ 'abcd'[1:3] }} {{ 'abcd'[::-1] }} {{ [1, 2, 3][1:] }}",
@@ -572,80 +594,96 @@ mod tests {
         );
     }
 
+    /// That a template is stopped, over two messages of 256 KiB.
+    fn check_stopped(source: &str) {
+        let big = "x".repeat(256 << 10);
+        let result = render(source, &[&big, &big]).map(|text| text.len());
+        assert!(
+            matches!(result, Err(TemplateError::Limit(_))),
+            "{result:?} from {source}"
+        );
+    }
+
+    /// That what doubles in each of forty rounds is stopped.
+    fn check_doubling(start: &str, next: &str) {
+        check_stopped(&format!(
+            "{{% set ns = namespace(s={start}) %}}{{% for i in range(40) %}}{{% set ns.s = {next} %}}{{% endfor %}}"
+        ));
+    }
+
     #[test]
-    fn templates_that_ask_for_too_much_are_stopped() {
-        let big = "x".repeat(1 << 20);
-        let check = |source: &str| {
-            let result = render(source, &[&big, &big]).map(|text| text.len());
-            assert!(
-                matches!(result, Err(TemplateError::Limit(_))),
-                "{result:?} from {source}"
-            );
-        };
-        // Steps.
-        check("{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% endfor %}");
-        // Strings that double, however they are joined and kept.
-        check(
-            "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(40) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
-        );
-        check(
-            "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-        );
-        check(
+    fn values_that_double_are_stopped() {
+        check_doubling("'aaaaaaaa'", "ns.s ~ ns.s");
+        check_doubling("'aaaaaaaa'", "ns.s + ns.s");
+        check_doubling("'a'", "[ns.s, ns.s] | join");
+        check_doubling("'aa'", "ns.s | replace('a', 'aa')");
+        check_doubling("'aa'", "'%s%s' | format(ns.s, ns.s)");
+        check_doubling("[1]", "ns.s + ns.s");
+        check_stopped(
             "{% set ns = namespace(s='a') %}{% for i in range(40) %}{% set t %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = t %}{% endfor %}",
         );
-        check(
-            "{% set ns = namespace(s='a') %}{% for i in range(40) %}{% set ns.s = [ns.s, ns.s] | join %}{% endfor %}",
-        );
-        check(
-            "{% set ns = namespace(s='aa') %}{% for i in range(40) %}{% set ns.s = ns.s | replace('a', 'aa') %}{% endfor %}",
-        );
-        check(
-            "{% set ns = namespace(s='aa') %}{% for i in range(40) %}{% set ns.s = '%s%s' | format(ns.s, ns.s) %}{% endfor %}",
-        );
-        check(
+        check_stopped(
             "{% macro m(s, n) %}{% if n > 0 %}{{ m(s ~ s, n - 1) }}{% endif %}{% endmacro %}{{ m('aaaaaaaa', 24) }}",
         );
-        check("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}");
-        // Lists that double, and nests that are small until shown or compared.
-        check(
-            "{% set ns = namespace(s=[1]) %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-        );
+    }
+
+    #[test]
+    fn nests_that_are_small_until_looked_through_are_stopped() {
         let nest = "{% set ns = namespace(s=[], t=[]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% set ns.t = [ns.t, ns.t] %}{% endfor %}";
         for use_it in [
             "{{ ns.s }}",
             "{{ ns.s ~ '' }}",
             "{{ ns.s | tojson }}",
             "{{ ns.s == ns.t }}",
+            "{{ ns.s < ns.t }}",
+            "{{ {ns.s: 1} }}",
+            "{{ {}[ns.s] }}",
+            "{{ ns.s in [ns.t] }}",
+            "{{ [ns.s, ns.t] | unique | list }}",
             "{{ ns.s | string }}",
         ] {
-            check(&format!("{nest}{use_it}"));
+            check_stopped(&format!("{nest}{use_it}"));
         }
-        // Many copies of a long message, each small enough.
-        let keep = |copy: &str| {
-            format!(
-                "{{% set ns = namespace(l=[]) %}}{{% for i in range(9000) %}}{{% set ns.l = ns.l + [{copy}] %}}{{% endfor %}}"
-            )
-        };
+    }
+
+    #[test]
+    fn copies_that_each_are_small_enough_are_stopped() {
         for copy in [
             "messages[0].content[1:]",
             "messages[0].content | upper",
             "messages[0].content.strip('y')",
+            "messages[0].content ~ 'y'",
+            "messages[0].content | replace('y', '')",
         ] {
-            check(&keep(copy));
+            // In a list that weighs, and in a chain that does not.
+            for keep in ["ns.l + [copy]", "namespace(l=ns.l, s=copy)"] {
+                let keep = keep.replace("copy", copy);
+                check_stopped(&format!(
+                    "{{% set ns = namespace(l=[]) %}}{{% for i in range(300) %}}{{% set ns.l = {keep} %}}{{% endfor %}}"
+                ));
+            }
         }
-        // Wide padding.
-        check("{{ 'a' | indent(1000000000, true) }}");
-        check("{{ '%1000000000d' | format(1) }}");
-        check("{{ '%*d' | format(1000000000, 1) }}");
-        check("{{ '{:>1000000000}'.format(1) }}");
-        check("{{ '{0}{0}{0}{0}{0}'.format(messages[0].content) }}");
-        // Output.
-        check("{% for i in range(9000) %}{{ messages[0].content }}{% endfor %}");
     }
 
     #[test]
-    fn endless_templates_and_unbounded_operators_are_refused() {
+    fn steps_recursion_output_and_padding_are_bounded() {
+        check_stopped(
+            "{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% endfor %}",
+        );
+        check_stopped("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}");
+        check_stopped("{% for i in range(9000) %}{{ messages[0].content }}{% endfor %}");
+        check_stopped("{{ 'a' | indent(1000000000, true) }}");
+        check_stopped("{{ '%1000000000d' | format(1) }}");
+        check_stopped("{{ '%*d' | format(1000000000, 1) }}");
+        check_stopped("{{ '{:>1000000000}'.format(1) }}");
+        check_stopped(&format!(
+            "{{{{ '{}'.format(messages[0].content) }}}}",
+            "{0}".repeat(17)
+        ));
+    }
+
+    #[test]
+    fn what_cannot_be_bounded_is_refused() {
         let check = |source: &str| {
             let result = render(source, &["a"]).map(|text| text.len());
             assert!(
@@ -661,6 +699,8 @@ mod tests {
             ")".repeat(20_000)
         ));
         check(&"a".repeat(super::super::chat::SOURCE_BYTES_MAX + 1));
+        check("{{ x < 2 < 3 }}");
+        check("{% for i in [1] %}{{ loop.changed(i) }}{% endfor %}");
         check("{% include 'other' %}");
         check("{{ debug() }}");
     }

@@ -35,7 +35,7 @@ pub struct ChatTemplate {
 }
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// Who speaks, in the template's words: mostly `system`, `user` or `assistant`.
     pub role: String,

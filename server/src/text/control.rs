@@ -6,6 +6,9 @@
 //! template with its neighbours, and is taken out again after. A control token with a mark inside or at its
 //! end was written by a message and stays text. Messages that name no control token are not touched.
 //!
+//! Control tokens are those the tokenizer calls special. Other added tokens (`<think>` in some models) are
+//! ordinary words of the vocabulary, whoever writes them.
+//!
 //! One way stays open, since it is the template's own will: a template that writes the beginning of a
 //! control token itself and lets a message complete it.
 

@@ -200,6 +200,9 @@ mod tests {
     fn half_a_character_waits_and_is_replaced_at_the_end() {
         let tokenizer = samples::tokenizer(&byte_level());
         let byte = |byte: u8| u32::from(byte);
+        let broken = [0xE4, 0xB8, byte(b'a'), 0xC3, 0xA4];
+        let expect = ["", "", "\u{FFFD}a", "\u{FFFD}a", "\u{FFFD}aä", "\u{FFFD}aä"];
+        assert_eq!(stages(&tokenizer, &broken), expect);
         let expect = ["a", "a", "a", "a世", "a世", "a世\u{FFFD}"];
         assert_eq!(
             stages(&tokenizer, &[byte(b'a'), 0xE4, 0xB8, 0x96, 0xF0]),

@@ -4,6 +4,11 @@
 //! engine sees them; [`stream`] turns the tokens that come back into text by way of [`detokenize`]
 //! (never half a character) and [`stop`] (never a character of a stop string).
 //!
+//! Three things hold whatever is sent or loaded:
+//! - No text is tokenized before its length is checked, and only so many at once.
+//! - What a message says never becomes a control token, whatever the template does with it.
+//! - A template cannot take more than a stated number of steps and bytes.
+//!
 //! Nothing here knows the wire, the engine or a clock. Everything is a pure function of its input except
 //! [`tokenizer::TokenizerPool`], which bounds how much tokenizing runs at once.
 
@@ -14,6 +19,7 @@ mod date;
 mod decoding;
 pub mod detokenize;
 mod hugging_face;
+mod json;
 mod patterns;
 mod program;
 #[cfg(test)]
@@ -21,3 +27,4 @@ mod samples;
 pub mod stop;
 pub mod stream;
 pub mod tokenizer;
+mod utf8;

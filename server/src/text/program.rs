@@ -27,7 +27,7 @@ use super::budget;
 /// Instructions one rendering may run.
 pub const FUEL: u64 = 100_000;
 /// Bytes of the template's own text one rendering may write, captures included.
-pub const RAW_BYTES_MAX: usize = 128 << 20;
+pub const RAW_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a template's source.
 pub const SOURCE_BYTES_MAX: usize = 128 << 10;
 
@@ -77,7 +77,7 @@ impl Program {
 
         let mut raw_bytes_max = 1;
         for instructions in blocks.values_mut().chain([&mut instructions]) {
-            raw_bytes_max = raw_bytes_max.max(check_all(instructions, &mut environment));
+            raw_bytes_max = raw_bytes_max.max(check_all(instructions, &mut environment)?);
         }
         let fuel = FUEL.min((RAW_BYTES_MAX / raw_bytes_max) as u64);
         environment.set_fuel(Some(fuel));
@@ -103,7 +103,7 @@ impl Program {
             none,
         )?;
         drop(output);
-        Ok(text)
+        budget::within_output(text)
     }
 }
 
@@ -123,41 +123,54 @@ fn refuse_multiplication(source: &str, syntax: SyntaxConfig) -> Result<(), Error
     Ok(())
 }
 
-/// Replaces the instructions that make or compare values by checked ones, and answers how long the longest
-/// raw text is, in bytes.
+/// Replaces the instructions that make or look through values by checked ones, and answers how long the
+/// longest raw text is, in bytes.
 fn check_all(
     instructions: &mut Instructions<'static>,
     environment: &mut Environment<'static>,
-) -> usize {
+) -> Result<usize, Error> {
     let mut raw_bytes_max = 0;
     for index in 0.. {
         let Some(instruction) = instructions.get_mut(index) else {
             break;
         };
-        let (name, operands) = match instruction {
-            Instruction::EmitRaw(text) => {
-                raw_bytes_max = raw_bytes_max.max(text.len());
-                continue;
+        match instruction {
+            Instruction::EmitRaw(text) => raw_bytes_max = raw_bytes_max.max(text.len()),
+            Instruction::ApplyFilter(name, ..) => *name = budget::checked_filter(name, environment),
+            Instruction::PerformTest(name, ..) => *name = budget::checked_test(name, environment),
+            Instruction::CallMethod("changed", _) => {
+                return Err(invalid("loop.changed is not supported".to_owned()));
             }
-            Instruction::ApplyFilter(name, ..) => {
-                *name = budget::checked_filter(name, environment);
-                continue;
+            Instruction::CompareAndPreserve(_) => {
+                return Err(invalid("chained comparisons are not supported".to_owned()));
             }
-            Instruction::PerformTest(name, ..) => {
-                *name = budget::checked_test(name, environment);
-                continue;
+            _ => {
+                if let Some((name, operands)) = checked_operation(instruction) {
+                    *instruction = Instruction::ApplyFilter(name, Some(operands), NO_SLOT);
+                }
             }
-            Instruction::Add => (budget::ADD, 2),
-            Instruction::StringConcat => (budget::CONCAT, 2),
-            Instruction::Slice => (budget::SLICE, 4),
-            Instruction::Eq => (budget::EQ, 2),
-            Instruction::Ne => (budget::NE, 2),
-            Instruction::In => (budget::IN, 2),
-            _ => continue,
-        };
-        *instruction = Instruction::ApplyFilter(name, Some(operands), NO_SLOT);
+        }
     }
-    raw_bytes_max
+    Ok(raw_bytes_max)
+}
+
+/// The checked operation in place of an instruction, and how many operands it takes from the stack.
+fn checked_operation(instruction: &Instruction<'static>) -> Option<(&'static str, u16)> {
+    Some(match instruction {
+        Instruction::Add => (budget::ADD, 2),
+        Instruction::StringConcat => (budget::CONCAT, 2),
+        Instruction::GetItem => (budget::ITEM, 2),
+        Instruction::Slice => (budget::SLICE, 4),
+        Instruction::BuildMap(pairs) => (budget::MAP, u16::try_from(2 * pairs).ok()?),
+        Instruction::Eq => (budget::EQ, 2),
+        Instruction::Ne => (budget::NE, 2),
+        Instruction::Lt => (budget::LT, 2),
+        Instruction::Lte => (budget::LE, 2),
+        Instruction::Gt => (budget::GT, 2),
+        Instruction::Gte => (budget::GE, 2),
+        Instruction::In => (budget::IN, 2),
+        _ => return None,
+    })
 }
 
 fn invalid(why: String) -> Error {
