@@ -7,85 +7,14 @@
 
 #![expect(unsafe_code, reason = "register tiles read through pointers")]
 
-use crate::Rows;
 use crate::gemm::{Inputs, Lane, Lanes, multiply};
 use crate::pages::{PAGE, PageLane, PageLayout};
 use crate::shared::SharedMut;
 use crate::simd::{Format, Kernel, LANES, Simd, math};
+use crate::source::{Queries, Scores, Sight, Source};
 use std::cell::RefCell;
-use std::f32::consts::LOG2_E;
+
 use std::ops::Range;
-
-/// Where the pages of one head of one sequence are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Source<'a, T> {
-    pub(crate) lanes: &'a [T],
-    pub(crate) layout: PageLayout,
-    pub(crate) kv_heads: usize,
-    pub(crate) head: usize,
-    pub(crate) order: Order<'a>,
-}
-
-/// Which page holds which positions.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Order<'a> {
-    /// Block numbers, and the pages of a block.
-    Table {
-        blocks: &'a [u32],
-        block_pages: usize,
-    },
-    /// One after another from this page on.
-    From(usize),
-}
-
-/// What a row sees, by its token's place in the sequence.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Sight {
-    /// Itself and what came before, at most `window` positions; token 0 stands at `start`.
-    Causal { start: usize, window: usize },
-    /// Everything at most `reach` away in a sequence of `len`.
-    Around { reach: usize, len: usize },
-}
-
-impl Sight {
-    /// The most positions that one of `tokens` tokens sees.
-    pub(crate) fn positions(&self, tokens: usize) -> usize {
-        match *self {
-            Self::Causal { start, window } => window.min(start + tokens),
-            Self::Around { reach, len } => len.min(reach.saturating_mul(2).saturating_add(1)),
-        }
-    }
-
-    #[inline(always)]
-    fn range(&self, token: usize) -> Range<usize> {
-        match *self {
-            Self::Causal { start, window } => {
-                let end = start + token + 1;
-                end.saturating_sub(window)..end
-            }
-            Self::Around { reach, len } => {
-                token.saturating_sub(reach)..len.min(token.saturating_add(reach).saturating_add(1))
-            }
-        }
-    }
-}
-
-/// How scores become weights.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Scores {
-    pub(crate) scale: f32,
-    pub(crate) softcap: Option<f32>,
-}
-
-/// Query rows of one sequence and one head of keys: row `i` is query head `i % group` of the
-/// group, for token `i / group`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Queries<'a> {
-    pub(crate) q: Rows<'a>,
-    /// Row of `q` and of the output that token 0 stands in.
-    pub(crate) first: usize,
-    pub(crate) group: usize,
-}
 
 /// The attention of some query rows; writes their part of the output.
 pub(crate) struct Attend<'a, T: PageLane> {
@@ -94,8 +23,24 @@ pub(crate) struct Attend<'a, T: PageLane> {
     pub(crate) sight: Sight,
     pub(crate) scores: Scores,
     pub(crate) rows: Range<usize>,
+    pub(crate) part: Part<'a>,
     pub(crate) out: SharedMut<'a, f32>,
     pub(crate) workspace: &'a mut Workspace,
+}
+
+/// How much of the work of a tile is to be done.
+pub(crate) enum Part<'a> {
+    /// All, in one go.
+    Whole,
+    /// The chunk that begins at this position, whose sums are kept.
+    Chunk { start: usize, to: &'a mut [f32] },
+    /// What remains after all chunks, kept in slots of this size.
+    Merge { from: &'a [f32], slot: usize },
+}
+
+/// Floats that keep the sums of a chunk for a tile of `rows` rows.
+pub(crate) fn slot(rows: usize, head_dim: usize) -> usize {
+    rows * (1 + LANES + head_dim.next_multiple_of(LANES))
 }
 
 /// Query rows that a tile can have for heads of `width` elements.
@@ -143,24 +88,31 @@ impl<T: PageLane> Kernel for Attend<'_, T> {
     fn run<S: Simd>(mut self, simd: S) {
         let layout = self.source.layout;
         assert!(self.rows.len() <= rows_of_tile(layout.head_dim) && layout.width <= WIDTH);
-        self.pack_queries(simd);
-        let count = self.rows.len();
-        self.workspace.total[..count * layout.width].fill(0.0);
-        self.workspace.total_max[..count].fill(LOWEST);
-        self.workspace.total_sum[..count].fill(0.0);
-        let seen = self.seen();
-        for chunk in (seen.start / CHUNK * CHUNK..seen.end).step_by(CHUNK) {
-            self.workspace.out[..count * layout.width].fill(0.0);
-            self.workspace.max[..count].fill(LOWEST);
-            self.workspace.sums[..count * LANES].fill(0.0);
-            let positions = chunk.max(seen.start)..seen.end.min(chunk + CHUNK);
-            for tile in (positions.start / TILE * TILE..positions.end).step_by(TILE) {
-                let positions = tile.max(positions.start)..positions.end.min(tile + TILE);
-                self.tile(simd, tile, positions);
+        match std::mem::replace(&mut self.part, Part::Whole) {
+            Part::Whole => {
+                self.pack_queries(simd);
+                self.begin();
+                let seen = self.seen();
+                for start in (seen.start / CHUNK * CHUNK..seen.end).step_by(CHUNK) {
+                    self.chunk(simd, start);
+                    self.merge(simd);
+                }
+                self.finish(simd);
             }
-            self.merge(simd);
+            Part::Chunk { start, to } => {
+                self.pack_queries(simd);
+                self.chunk(simd, start);
+                self.keep(to);
+            }
+            Part::Merge { from, slot } => {
+                self.begin();
+                for kept in from.chunks_exact(slot) {
+                    self.fetch(kept);
+                    self.merge(simd);
+                }
+                self.finish(simd);
+            }
         }
-        self.finish(simd);
     }
 }
 
@@ -195,6 +147,54 @@ impl<T: PageLane> Attend<'_, T> {
             // four bytes for each.
             unsafe { T::On::<S>::pack(simd, q, to.add(row * steps), 1) };
         }
+    }
+
+    /// Clears the totals.
+    #[inline(always)]
+    fn begin(&mut self) {
+        let count = self.rows.len();
+        self.workspace.total[..count * self.source.layout.width].fill(0.0);
+        self.workspace.total_max[..count].fill(LOWEST);
+        self.workspace.total_sum[..count].fill(0.0);
+    }
+
+    /// Sums up the chunk that begins at `start`.
+    #[inline(always)]
+    fn chunk<S: Simd>(&mut self, simd: S, start: usize) {
+        let count = self.rows.len();
+        self.workspace.out[..count * self.source.layout.width].fill(0.0);
+        self.workspace.max[..count].fill(LOWEST);
+        self.workspace.sums[..count * LANES].fill(0.0);
+        let seen = self.seen();
+        let positions = start.max(seen.start)..seen.end.min(start + CHUNK);
+        for tile in (positions.start / TILE * TILE..positions.end).step_by(TILE) {
+            let positions = tile.max(positions.start)..positions.end.min(tile + TILE);
+            self.tile(simd, tile, positions);
+        }
+    }
+
+    /// Copies the sums of a chunk away.
+    #[inline(always)]
+    fn keep(&self, to: &mut [f32]) {
+        let count = self.rows.len();
+        let (max, to) = to.split_at_mut(count);
+        let (sums, to) = to.split_at_mut(count * LANES);
+        let out = count * self.source.layout.width;
+        max.copy_from_slice(&self.workspace.max[..count]);
+        sums.copy_from_slice(&self.workspace.sums[..count * LANES]);
+        to[..out].copy_from_slice(&self.workspace.out[..out]);
+    }
+
+    /// Copies the sums of a chunk back.
+    #[inline(always)]
+    fn fetch(&mut self, kept: &[f32]) {
+        let count = self.rows.len();
+        let (max, kept) = kept.split_at(count);
+        let (sums, kept) = kept.split_at(count * LANES);
+        let out = count * self.source.layout.width;
+        self.workspace.max[..count].copy_from_slice(max);
+        self.workspace.sums[..count * LANES].copy_from_slice(sums);
+        self.workspace.out[..out].copy_from_slice(&kept[..out]);
     }
 
     /// Adds the positions of a tile to the running sums. Tiles begin at multiples of `TILE`;
@@ -523,36 +523,6 @@ impl<T: PageLane> Attend<'_, T> {
     }
 }
 
-impl<T> Source<'_, T> {
-    /// The lanes of a page of the sequence.
-    #[inline(always)]
-    fn page(&self, page: usize) -> &[T] {
-        let page = match self.order {
-            Order::Table {
-                blocks,
-                block_pages,
-            } => blocks[page / block_pages] as usize * block_pages + page % block_pages,
-            Order::From(first) => first + page,
-        };
-        let start = (page * self.kv_heads + self.head) * self.layout.page();
-        &self.lanes[start..start + self.layout.page()]
-    }
-}
-
-impl Scores {
-    /// Powers of two of the weights, from dot products.
-    #[inline(always)]
-    fn powers<S: Simd>(&self, simd: S, dot: S::F) -> S::F {
-        match self.softcap {
-            None => simd.mul(dot, simd.splat(self.scale * LOG2_E)),
-            Some(cap) => {
-                let bent = math::tanh(simd, simd.mul(dot, simd.splat(self.scale / cap)));
-                simd.mul(bent, simd.splat(cap * LOG2_E))
-            }
-        }
-    }
-}
-
 /// The keys or the values of a tile.
 struct Tile<T> {
     pages: [*const T; PAGES],
@@ -595,7 +565,7 @@ const PLACES: [f32; LANES] = [
 const TILE: usize = 64;
 const PAGES: usize = TILE / PAGE;
 /// Positions summed up before they are merged.
-const CHUNK: usize = 512;
+pub(crate) const CHUNK: usize = 512;
 /// The widest head.
 const WIDTH: usize = 256;
 /// Floats of the outputs of a tile: with scores, weights, keys and values it stays in the

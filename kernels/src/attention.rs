@@ -1,12 +1,12 @@
 //! Attention over the paged cache (decoders, causal) and over packed rows (encoders).
 
-#![expect(unsafe_code, reason = "threads write to one slice")]
+#![expect(unsafe_code, reason = "words of scratch memory are lent as floats")]
 
-use crate::attend::{Attend, Order, Queries, Scores, Sight, Source, WORKSPACE, rows_of_tile};
+use crate::call::{Call, Sequence};
 use crate::kv::{KvCache, Pages};
-use crate::pages::{PAGE, PageLane, PageLayout};
-use crate::shared::SharedMut;
-use crate::simd::{Kernel, Simd, vectorize};
+use crate::pages::{PAGE, PageLayout};
+
+use crate::source::{Order, Sight};
 use crate::{Compute, Rows};
 use std::ops::Range;
 
@@ -119,12 +119,10 @@ pub fn paged_attention(
         sequences: batch.segments.len(),
         sequence: &sequence,
     };
-    compute.with_scratch(call.words(), |compute, starts| {
-        match batch.cache.layer(batch.layer) {
-            Pages::F32(lanes) => call.run(compute, starts, lanes, out),
-            Pages::Bf16(lanes) => call.run(compute, starts, lanes, out),
-        }
-    });
+    match batch.cache.layer(batch.layer) {
+        Pages::F32(lanes) => call.run(compute, lanes, out),
+        Pages::Bf16(lanes) => call.run(compute, lanes, out),
+    }
 }
 
 /// Bidirectional attention inside each packed sequence. `out` is `[rows, heads * head_dim]`.
@@ -176,19 +174,16 @@ pub fn packed_attention(
         sequences,
         sequence: &sequence,
     };
-    let lanes = if sequences == 0 {
-        0
-    } else {
-        page(sequences) * shape.kv_heads * call.page()
-    };
-    let starts = call.words().next_multiple_of(8);
-    compute.with_scratch(starts + lanes.div_ceil(2), |compute, scratch| {
-        let (starts, lanes) = scratch.split_at_mut(starts);
-        // SAFETY: every bit pattern is a float.
-        let (_, lanes, _) = unsafe { lanes.align_to_mut::<f32>() };
-        call.pack(compute, (k, v), lanes);
-        call.run(compute, starts, &*lanes, out);
-    });
+    if sequences == 0 {
+        return;
+    }
+    let lanes = page(sequences) * shape.kv_heads * PageLayout::new::<f32>(shape.head_dim).page();
+    let mut scratch = compute.take_scratch();
+    // SAFETY: every bit pattern is a float.
+    let (_, pages, _) = unsafe { scratch.words(lanes.div_ceil(2)).align_to_mut::<f32>() };
+    call.pack(compute, (k, v), pages);
+    call.run(compute, &*pages, out);
+    compute.give_scratch(scratch);
 }
 
 impl AttentionShape {
@@ -201,152 +196,5 @@ impl AttentionShape {
         assert!((1..=256).contains(&self.head_dim), "{self:?}");
         assert_eq!(q.width(), width, "width of the queries");
         assert_eq!(out, q.len() * width, "elements of the output");
-    }
-}
-
-/// One sequence of a call.
-struct Sequence<'a> {
-    /// Rows of the queries and of the output.
-    rows: Range<usize>,
-    sight: Sight,
-    order: Order<'a>,
-}
-
-/// Attention of some sequences, whatever keeps their keys and values.
-struct Call<'a> {
-    shape: &'a AttentionShape,
-    q: Rows<'a>,
-    sequences: usize,
-    sequence: &'a (dyn Fn(usize) -> Sequence<'a> + Sync),
-}
-
-impl Call<'_> {
-    /// Words of scratch memory for the first task of each sequence.
-    fn words(&self) -> usize {
-        self.sequences + 1
-    }
-
-    /// Lanes of a page of f32.
-    fn page(&self) -> usize {
-        PageLayout::new::<f32>(self.shape.head_dim).page()
-    }
-
-    fn group(&self) -> usize {
-        self.shape.heads / self.shape.kv_heads
-    }
-
-    /// Fills pages of the sequences from rows of keys and values.
-    fn pack(&self, compute: &mut Compute, (k, v): (Rows<'_>, Rows<'_>), lanes: &mut [f32]) {
-        let level = compute.level();
-        let lanes = SharedMut::new(lanes);
-        let work = k.len() * self.shape.head_dim * 4;
-        compute.run_chunks(self.shape.kv_heads, work, &|heads| {
-            for head in heads {
-                vectorize(
-                    level,
-                    Pack {
-                        call: self,
-                        head,
-                        k,
-                        v,
-                        lanes,
-                    },
-                );
-            }
-        });
-    }
-
-    /// One task per tile of query rows and head of keys.
-    fn run<T: PageLane>(
-        &self,
-        compute: &mut Compute,
-        starts: &mut [u64],
-        lanes: &[T],
-        out: &mut [f32],
-    ) {
-        let AttentionShape {
-            kv_heads,
-            head_dim,
-            scale,
-            softcap,
-            ..
-        } = *self.shape;
-        let tile = rows_of_tile(head_dim);
-        let mut work = 0;
-        starts[0] = 0;
-        for index in 0..self.sequences {
-            let Sequence { rows, sight, .. } = (self.sequence)(index);
-            let tiles = (rows.len() * self.group()).div_ceil(tile);
-            starts[index + 1] = starts[index] + (tiles * kv_heads) as u64;
-            work += rows.len() * sight.positions(rows.len());
-        }
-        // A float touched takes as long as about sixteen products.
-        let work = work * self.shape.heads * head_dim / 16;
-        let starts = &starts[..=self.sequences];
-        let (level, out) = (compute.level(), SharedMut::new(out));
-        compute.run_work(starts[self.sequences] as usize, work, &|task| {
-            let index = starts.partition_point(|&start| start <= task as u64) - 1;
-            let Sequence { rows, sight, order } = (self.sequence)(index);
-            let tiles = (rows.len() * self.group()).div_ceil(tile);
-            let task = task - starts[index] as usize;
-            let (head, first) = (task / tiles, task % tiles * tile);
-            let layout = PageLayout::new::<T>(head_dim);
-            WORKSPACE.with_borrow_mut(|workspace| {
-                let attend = Attend {
-                    source: Source {
-                        lanes,
-                        layout,
-                        kv_heads,
-                        head,
-                        order,
-                    },
-                    queries: Queries {
-                        q: self.q,
-                        first: rows.start,
-                        group: self.group(),
-                    },
-                    sight,
-                    scores: Scores { scale, softcap },
-                    rows: first..(first + tile).min(rows.len() * self.group()),
-                    out,
-                    workspace,
-                };
-                vectorize(level, attend);
-            });
-        });
-    }
-}
-
-/// Writes one head of keys and values into the pages of their sequences.
-struct Pack<'a, 'c> {
-    call: &'a Call<'c>,
-    head: usize,
-    k: Rows<'a>,
-    v: Rows<'a>,
-    lanes: SharedMut<'a, f32>,
-}
-
-impl Kernel for Pack<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let AttentionShape {
-            kv_heads, head_dim, ..
-        } = *self.call.shape;
-        let layout = PageLayout::new::<f32>(head_dim);
-        let columns = self.head * head_dim..(self.head + 1) * head_dim;
-        for index in 0..self.call.sequences {
-            let Sequence { rows, order, .. } = (self.call.sequence)(index);
-            let Order::From(first) = order else { continue };
-            for (place, row) in rows.enumerate() {
-                let page = ((first + place / PAGE) * kv_heads + self.head) * layout.page();
-                // SAFETY: pages of a head belong to one task.
-                let page = unsafe { self.lanes.slice(page..page + layout.page()) };
-                let (key, value) = (self.k.row(row), self.v.row(row));
-                let (key, value) = (&key[columns.clone()], &value[columns.clone()]);
-                f32::write(page, &layout, place % PAGE, key, value);
-            }
-        }
     }
 }

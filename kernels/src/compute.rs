@@ -38,8 +38,9 @@ impl Level {
 pub struct Compute {
     pool: Pool,
     level: Level,
-    /// Reused between calls, taken out while a call uses it.
-    scratch: Vec<Line>,
+    /// Pieces that no call uses now. The last given back is the first taken, so that nested uses
+    /// find the sizes they had before.
+    scratch: Vec<Scratch>,
 }
 
 impl Compute {
@@ -104,22 +105,31 @@ impl Compute {
         }
     }
 
-    /// Lends `words` zero-or-stale words of scratch memory, aligned to cache lines.
-    pub(crate) fn with_scratch<R>(
-        &mut self,
-        words: usize,
-        use_it: impl FnOnce(&mut Self, &mut [u64]) -> R,
-    ) -> R {
-        let mut scratch = std::mem::take(&mut self.scratch);
+    /// Takes a piece of scratch memory; several may be out at once.
+    pub(crate) fn take_scratch(&mut self) -> Scratch {
+        self.scratch.pop().unwrap_or_default()
+    }
+
+    /// Gives a piece of scratch memory back, for the next call.
+    pub(crate) fn give_scratch(&mut self, scratch: Scratch) {
+        self.scratch.push(scratch);
+    }
+}
+
+/// Memory that is reused from call to call.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch(Vec<Line>);
+
+impl Scratch {
+    /// `words` words, zero or stale, aligned to cache lines.
+    pub(crate) fn words(&mut self, words: usize) -> &mut [u64] {
         let lines = words.div_ceil(LINE_WORDS);
-        if scratch.len() < lines {
-            scratch.resize(lines, Line([0; LINE_WORDS]));
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0; LINE_WORDS]));
         }
         // SAFETY: a line is an array of words without padding.
-        let (_, all, _) = unsafe { scratch.align_to_mut::<u64>() };
-        let result = use_it(self, &mut all[..words]);
-        self.scratch = scratch;
-        result
+        let (_, all, _) = unsafe { self.0.align_to_mut::<u64>() };
+        &mut all[..words]
     }
 }
 

@@ -74,39 +74,38 @@ impl<T: Lane> Panels<T> {
         let tiling = vectorize(level, Tile { rows });
         // The largest input of a step is two floats: a word.
         let words = tiling.count() * tiling.height * self.steps;
-        compute.with_scratch(words, |compute, scratch| {
-            let scratch = SharedMut::new(scratch);
-            compute.run_chunks(tiling.count(), tiling.height * self.inputs, &|tiles| {
-                vectorize(
-                    level,
-                    Pack {
-                        panels: self,
-                        tiling,
-                        x,
-                        scratch,
-                        tiles,
-                    },
-                );
-            });
-            let y = SharedMut::new(y);
-            let split = Split::new(self, &tiling, compute.threads());
-            let task = |index: usize| {
-                let (panels, tiles) = split.part(index);
-                vectorize(
-                    level,
-                    Part {
-                        weights: self,
-                        tiling,
-                        scratch,
-                        bias,
-                        y,
-                        panels,
-                        tiles,
-                    },
-                );
-            };
-            compute.run(split.tasks(), &task);
+        let mut memory = compute.take_scratch();
+        let scratch = SharedMut::new(memory.words(words));
+        compute.run_chunks(tiling.count(), tiling.height * self.inputs, &|tiles| {
+            vectorize(
+                level,
+                Pack {
+                    panels: self,
+                    tiling,
+                    x,
+                    scratch,
+                    tiles,
+                },
+            );
         });
+        let y = SharedMut::new(y);
+        let split = Split::new(self, &tiling, compute.threads());
+        compute.run(split.tasks(), &|index| {
+            let (panels, tiles) = split.part(index);
+            vectorize(
+                level,
+                Part {
+                    weights: self,
+                    tiling,
+                    scratch,
+                    bias,
+                    y,
+                    panels,
+                    tiles,
+                },
+            );
+        });
+        compute.give_scratch(memory);
     }
 }
 

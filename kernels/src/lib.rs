@@ -18,6 +18,7 @@ pub mod activation;
 mod attend;
 pub mod attention;
 mod buffer;
+mod call;
 pub mod compute;
 pub mod embedding;
 mod gemm;
@@ -31,6 +32,7 @@ pub mod rope;
 pub mod sample;
 mod shared;
 mod simd;
+mod source;
 pub mod view;
 
 pub use compute::{Compute, Level};
