@@ -8,6 +8,7 @@
 #![deny(missing_docs)]
 
 pub mod app;
+pub mod args;
 pub mod byte_tokenizer;
 mod call;
 pub mod config;

@@ -22,7 +22,7 @@ impl Lifecycle {
         self.work.token()
     }
 
-    /// How many calls run.
+    /// How many calls of `Inference` run.
     pub(crate) fn running(&self) -> usize {
         self.work.len()
     }

@@ -141,10 +141,7 @@ struct Connection {
 
 impl Connection {
     async fn serve(self, stream: TcpStream) {
-        // Without it every small message of a stream waits for the peer's acknowledgement.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY could not be set");
-        }
+        prepare(&stream);
         let _open = Open::count();
         let activity = Arc::new(Activity::default());
         let io = TokioIo::new(Counted {
@@ -194,6 +191,14 @@ impl Connection {
                 },
             }
         }
+    }
+}
+
+/// Sends small messages at once: with Nagle's algorithm, each token would wait for the client's
+/// acknowledgement of the one before.
+fn prepare(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
 }
 
@@ -268,5 +273,32 @@ impl AsyncWrite for Counted {
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_send_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        assert!(!stream.nodelay().unwrap());
+        prepare(&stream);
+        assert!(stream.nodelay().unwrap());
+    }
+
+    #[test]
+    fn a_connection_is_idle_between_calls_only() {
+        let activity = Activity::default();
+        assert!(!activity.greeted());
+        activity.calls_begun.fetch_add(1, Ordering::Relaxed);
+        assert!(activity.greeted());
+        assert_eq!(activity.idle_since(), None);
+        activity.calls_ended.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(activity.idle_since(), Some(1));
     }
 }

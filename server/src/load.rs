@@ -12,8 +12,9 @@ use models::files::{FileError, ModelFiles};
 use models::load::{EmbeddingInfo, LoadError, LoadOptions, Loaded, ModelInfo};
 use serde::Deserialize;
 
+use crate::args::{Dtype, LoadFormat};
 use crate::byte_tokenizer;
-use crate::config::{Config, Dtype, Files, LoadFormat, ModelSource};
+use crate::config::{Config, Files, ModelSource};
 use crate::registry::{self, DuplicateName, Facts, Registry, Served, TextTools};
 use crate::text::chat::{ChatTemplate, TemplateError};
 use crate::text::tokenizer::{PoolLimits, TokenizerLoadError, TokenizerPool};

@@ -1,5 +1,6 @@
 //! The binary `paternoster`: the table of contents of a server's life.
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use clap::Parser as _;
 use engine::clock::{Clock as _, SystemClock};
 use futures_util::future::select_all;
 use server::app::App;
-use server::config::{Args, Command, Config, HealthArgs, Machine, ServeArgs};
+use server::args::{Args, Command, HealthArgs, ServeArgs};
+use server::config::{Config, Machine};
 use server::load::{self, EngineFailure, StartedEngine};
 use server::{logs, metrics, probe, serve};
 use tokio::net::TcpListener;
@@ -102,7 +104,7 @@ async fn run(args: ServeArgs) -> Result<(), Failure> {
     let app = Arc::new(App::new(started.registry, config.limits.clone(), recorder));
     let announced = Arc::clone(&app);
     let format = config.log_format;
-    tokio::spawn(async move {
+    let ready = tokio::spawn(async move {
         let mut readiness = announced.readiness.subscribe();
         if readiness
             .wait_for(|readiness| readiness.ready)
@@ -113,13 +115,22 @@ async fn run(args: ServeArgs) -> Result<(), Failure> {
         }
     });
     let mut engines = tokio::spawn(wait_all(started.engines));
+    let mut serving = pin!(serve::serve(listener, Arc::clone(&app), signals(&app)));
+    let os = |error: std::io::Error| Failure {
+        message: error.to_string(),
+        exit_code: EXIT_OS,
+    };
     tokio::select! {
-        served = serve::serve(listener, Arc::clone(&app), signals(&app)) => served.map_err(|error| {
-            Failure { message: error.to_string(), exit_code: EXIT_OS }
-        })?,
-        failed = &mut engines => return Err(failure(failed)),
+        served = serving.as_mut() => served.map_err(os),
+        failed = &mut engines => {
+            // Whoever is served by the other models may come to an end.
+            if ready.is_finished() {
+                app.lifecycle.drain_asked.cancel();
+                serving.await.map_err(os)?;
+            }
+            Err(failure(failed))
+        }
     }
-    Ok(())
 }
 
 /// Returns with the first engine that fails; engines that end well are left out.

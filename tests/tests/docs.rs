@@ -68,7 +68,7 @@ fn the_metrics_page_is_the_metrics() {
 fn every_flag_is_in_the_operating_page() {
     let page =
         std::fs::read_to_string(root().join("docs/operating.md")).expect("docs/operating.md");
-    let command = server::config::Args::command();
+    let command = server::args::Args::command();
     let serve = command
         .find_subcommand("serve")
         .expect("the sub-command serve");

@@ -376,7 +376,10 @@ async fn a_full_queue_is_an_answer_with_a_hint() {
     };
     let world = World::ready_with(plan).await;
     world.device.hold();
-    let running = world.client.generate(ask("first", 400)).await.unwrap();
+    let running = world.client.generate(ask("first", 500)).await.unwrap();
+    let stats = || world.decoder().handle.stats();
+    let runs = eventually(|| (stats().running, stats().waiting) == (1, 0));
+    world.stepping(runs).await;
     let waiting = world
         .stepping(world.client.generate(ask("second", 2)))
         .await

@@ -13,7 +13,7 @@ use server::text::tokenizer::{
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::world::{Plan, VOCABULARY, World, ask, reason, soon};
+use crate::world::{Plan, VOCABULARY, World, ask, eventually, reason, soon};
 
 async fn channel(world: &World) -> Channel {
     let address = format!("http://{}", world.address);
@@ -216,6 +216,7 @@ async fn a_panic_costs_its_own_call_and_is_internal() {
 #[tokio::test]
 async fn control_tells_what_is_served_and_how_busy_it_is() {
     let world = World::ready().await;
+    eventually(|| world.decoder().handle.stats().blocks_total > 0).await;
     let mut control = world.client.control();
     let info = control
         .get_info(v1::GetInfoRequest {})

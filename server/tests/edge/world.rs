@@ -182,6 +182,8 @@ impl World {
             loop {
                 self.device.allow(1);
                 launched.changed().await.unwrap();
+                // Lets the runtime look at its sockets, which it does when it has nothing to run.
+                tokio::task::spawn_blocking(|| {}).await.unwrap();
             }
         };
         tokio::select! {
