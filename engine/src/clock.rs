@@ -1,7 +1,7 @@
 //! The one place that reads a clock. Everything else takes time as an argument.
 
 use std::fmt::Debug;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use scheduler::request::Micros;
 
@@ -49,6 +49,16 @@ impl Clock for SystemClock {
     }
 
     fn on_jump(&self, _wake: Box<dyn Fn() + Send + Sync>) {}
+}
+
+/// Seconds since 1970-01-01 00:00 UTC, for what writes the date; zero on a machine that is set before.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one look at the calendar, which decides nothing"
+)]
+pub fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
 }
 
 /// `time` plus `duration`; a time that cannot be written is never reached.

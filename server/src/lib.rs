@@ -16,6 +16,7 @@ mod deadline;
 mod edge;
 mod grpc;
 pub mod health;
+mod journal;
 pub mod lifecycle;
 pub mod limits;
 mod listener;

@@ -23,8 +23,8 @@ use crate::text::tokenizer::{PoolLimits, TokenizerLoadError, TokenizerPool};
 const BLOCK_TOKENS: u32 = 16;
 /// How often one sequence may be preempted before it ends with ABORTED.
 const PREEMPTIONS_MAX: u32 = 64;
-/// Texts that may wait for the tokenizer.
-const TOKENIZE_WAITING_MAX: usize = 4096;
+/// Bytes of texts that may be with the tokenizer.
+const TOKENIZE_WAITING_BYTES_MAX: usize = 64 << 20;
 /// Inputs of one batch of an encoder, and inputs that wait for it.
 const ENCODE_INPUTS_MAX: u32 = 512;
 const ENCODE_WAITING_MAX: u32 = 16_384;
@@ -383,7 +383,7 @@ fn dtype_name(dtype: models::load::Dtype) -> &'static str {
 fn text_tools(config: &Config, files: &ModelFiles) -> Result<TextTools, Cause> {
     let limits = PoolLimits {
         concurrent_max: config.batching.tokenization_workers,
-        waiting_max: TOKENIZE_WAITING_MAX,
+        waiting_bytes_max: TOKENIZE_WAITING_BYTES_MAX,
         text_bytes_max: config.limits.input_bytes_max,
     };
     let tokenizer = match (files.read("tokenizer.json"), config.load_format) {

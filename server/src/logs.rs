@@ -4,17 +4,35 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 use crate::registry::{Registry, Served};
 
+/// Lines that wait to be written; more are dropped.
+const LINES_MAX: usize = 16 << 10;
+
+/// Writes what is left when it is dropped.
+#[derive(Debug)]
+#[must_use = "lines are written until this is dropped"]
+pub struct Logs {
+    _writer: WorkerGuard,
+}
+
 /// Logs to standard error from here on. A second call changes nothing.
-pub fn install(format: LogFormat) {
+///
+/// A thread of its own writes: whoever reads the logs too slowly, or not at all, loses lines and
+/// stops no request.
+pub fn install(format: LogFormat) -> Logs {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let (writer, guard) = NonBlockingBuilder::default()
+        .thread_name("logs")
+        .buffered_lines_limit(LINES_MAX)
+        .finish(std::io::stderr());
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     // Failing means that a subscriber was installed before, which then stays.
     let _installed = match format {
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
@@ -32,6 +50,7 @@ pub fn install(format: LogFormat) {
         // The message may hold what a user sent; its place is enough to find it.
         tracing::error!(place, %backtrace, "panic");
     }));
+    Logs { _writer: guard }
 }
 
 /// Says that a server listens and is about to load its models.

@@ -81,7 +81,7 @@ async fn run(args: ServeArgs) -> Result<(), Failure> {
         message: error.to_string(),
         exit_code: EXIT_CONFIG,
     })?;
-    logs::install(config.log_format);
+    let _logs = logs::install(config.log_format);
     let recorder = metrics::install();
     let listener = TcpListener::bind((config.hostname.as_str(), config.port)).await;
     let (listener, address) = listener

@@ -115,6 +115,11 @@ impl Fault {
         Self::new(Code::Internal, "PANIC", "internal error")
     }
 
+    /// Its word for what went wrong.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason
+    }
+
     /// Names the field at fault by its path in the request.
     #[must_use]
     pub fn at(mut self, field: impl Into<Cow<'static, str>>) -> Self {

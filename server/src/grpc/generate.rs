@@ -3,16 +3,19 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use engine::clock::unix_seconds;
 use engine::handle::{Generate, Tokens};
 use engine::request::Token;
 use proto::v1;
 use proto::v1::generate_request::Input;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
 use super::generation::{Generation, Logprobs, Opening};
 use super::validate::{self, Checked};
 use crate::app::App;
 use crate::deadline::Deadline;
+use crate::journal::Journal;
 use crate::registry::{Decoder, TextTools};
 use crate::status::{Fault, empty_input, input_too_large};
 use crate::text::chat::Message;
@@ -31,6 +34,7 @@ pub(crate) async fn begin(
     deadline: Deadline,
     mut request: v1::GenerateRequest,
 ) -> Result<Generation, Fault> {
+    let begun = Instant::now();
     let decoder = app.registry.decoder(&request.model)?;
     let checked = validate::generate(&mut request, decoder.facts.vocab_size, &decoder.end_tokens)?;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
@@ -43,6 +47,7 @@ pub(crate) async fn begin(
     let opening = Opening {
         entry: app.running.enter(&request_id),
         deadline,
+        journal: Journal::new(&request_id, &decoder.name, begun, prompt.len() as u32),
         request_id,
         model: decoder.name.clone(),
         prompt_tokens: prompt.len() as u32,
@@ -173,7 +178,7 @@ pub(crate) async fn chat(text: &TextTools, chat: v1::Chat) -> Result<Vec<u32>, F
     };
     let messages = chat.messages.into_iter().map(turn).collect();
     text.pool
-        .encode_chat(template, messages)
+        .encode_chat(&template.at(unix_seconds()), messages)
         .await
         .map_err(|error| Fault::from(error).at("chat"))
 }

@@ -19,6 +19,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::app::RunningEntry;
 use crate::deadline::Deadline;
+use crate::journal::Journal;
 use crate::status::{Fault, fault_of_end};
 use crate::text::stream::{Chunk, TextStream};
 
@@ -35,6 +36,7 @@ pub(crate) struct Generation {
     running: StreamMap<u32, Pin<Box<dyn Stream<Item = Progress> + Send>>>,
     ready: VecDeque<Event>,
     started: bool,
+    journal: Journal,
     /// An error, to be said after what came before it.
     failure: Option<Status>,
 }
@@ -70,6 +72,7 @@ pub(crate) struct Opening {
     pub(crate) prompt_tokens: u32,
     pub(crate) entry: RunningEntry,
     pub(crate) deadline: Deadline,
+    pub(crate) journal: Journal,
     pub(crate) logprobs: Logprobs,
     pub(crate) stops: Arc<[String]>,
     /// The tokens that end a sequence, sorted.
@@ -94,6 +97,7 @@ impl Generation {
             running: StreamMap::with_capacity(sequences.len()),
             ready: VecDeque::new(),
             started: false,
+            journal: opening.journal,
             failure: None,
         };
         for (index, (tokens, text)) in (0..).zip(sequences) {
@@ -159,6 +163,7 @@ impl Generation {
         if let Some(cached_tokens) = progress.started {
             self.start(cached_tokens);
         }
+        self.journal.tokens(progress.tokens.len());
         let sequence = &mut self.sequences[index as usize];
         if let Some(stop) = sequence.push(progress.tokens, &mut self.ready) {
             self.finish(index, v1::FinishReason::StopString, stop, None);
@@ -187,6 +192,7 @@ impl Generation {
             return;
         }
         self.usage.cached_tokens = cached_tokens;
+        self.journal.start(cached_tokens);
         self.ready.push_front(Event::Started(v1::Started {
             request_id: self.request_id.clone(),
             prompt_tokens: self.usage.prompt_tokens,
@@ -203,6 +209,8 @@ impl Generation {
         stop_token_id: Option<u32>,
     ) {
         self.running.remove(&index);
+        self.journal
+            .end(reason.as_str_name().trim_start_matches("FINISH_REASON_"));
         let generated_tokens = self.sequences[index as usize].generated_tokens;
         self.usage.generated_tokens += generated_tokens;
         let usage = Some(v1::Usage {
@@ -233,6 +241,7 @@ impl Generation {
     /// Ends everything with an error; its trailers tell what was done until then.
     fn fail(&mut self, fault: Fault) {
         self.running.clear();
+        self.journal.end(fault.reason());
         let generated: usize = self.sequences.iter().map(Sequence::generated).sum();
         let mut trailers = MetadataMap::new();
         trailers.insert("x-prompt-tokens", self.usage.prompt_tokens.into());

@@ -3,7 +3,7 @@
 //! Tokenizing takes up to two seconds and 430 MB for a megabyte of hostile text (measured: full stops and line
 //! breaks, byte-level BPE), half a second and 200 MB for a megabyte of prose, so it never runs unbounded:
 //! the length is checked before anything else, at most `concurrent_max` texts are tokenized at once on
-//! blocking threads, at most `waiting_max` wait for their turn, and the rest is told to come back later.
+//! blocking threads, at most `waiting_bytes_max` bytes of texts wait for their turn, and the rest is told to come back later.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -69,8 +69,9 @@ pub enum SpecialTokens {
 pub struct PoolLimits {
     /// Texts tokenized at once on blocking threads.
     pub concurrent_max: usize,
-    /// Texts that may wait for a thread; more are refused as [`TokenizeError::Busy`].
-    pub waiting_max: usize,
+    /// Bytes of texts that may be there, running or waiting for a thread; more are refused as
+    /// [`TokenizeError::Busy`]. One text always finds room.
+    pub waiting_bytes_max: usize,
     /// Bytes of one text (or of all messages of a chat together).
     pub text_bytes_max: usize,
 }
@@ -79,7 +80,7 @@ impl Default for PoolLimits {
     fn default() -> Self {
         Self {
             concurrent_max: 4,
-            waiting_max: 1024,
+            waiting_bytes_max: 64 << 20,
             text_bytes_max: 1 << 20,
         }
     }
@@ -120,7 +121,7 @@ pub enum TokenizerLoadError {
 pub struct TokenizerPool {
     tokenizer: Arc<dyn Tokenize>,
     limits: PoolLimits,
-    /// One permit for each text running or waiting.
+    /// One permit for each byte of the texts running or waiting.
     places: Arc<Semaphore>,
     /// One permit for each text running.
     threads: Arc<Semaphore>,
@@ -141,7 +142,12 @@ impl TokenizerPool {
         Self {
             tokenizer,
             limits,
-            places: Arc::new(Semaphore::new(concurrent_max + limits.waiting_max)),
+            places: Arc::new(Semaphore::new(
+                limits
+                    .waiting_bytes_max
+                    .max(limits.text_bytes_max)
+                    .max(INLINE_BYTES),
+            )),
             threads: Arc::new(Semaphore::new(concurrent_max)),
         }
     }
@@ -156,8 +162,10 @@ impl TokenizerPool {
         if text.len() < INLINE_BYTES {
             return self.tokenizer.encode(&text, options);
         }
-        self.on_thread(move |tokenizer| tokenizer.encode(&text, options))
-            .await
+        self.on_thread(text.len(), move |tokenizer| {
+            tokenizer.encode(&text, options)
+        })
+        .await
     }
 
     /// Renders messages by the template and gives the ids, ready for the model's answer.
@@ -169,10 +177,11 @@ impl TokenizerPool {
         messages: Vec<Message>,
     ) -> Result<Vec<u32>, ChatError> {
         let message_bytes = |message: &Message| message.role.len() + message.content.len();
-        self.check_bytes(messages.iter().map(message_bytes).sum())?;
+        let bytes = messages.iter().map(message_bytes).sum();
+        self.check_bytes(bytes)?;
         let template = template.clone();
         // Always on a thread: a template is a program, and a bad one takes long over a short message.
-        self.on_thread(move |tokenizer| {
+        self.on_thread(bytes, move |tokenizer| {
             let rendered = template.render(&messages, tokenizer.control_tokens())?;
             Ok(tokenizer.encode_rendered(&rendered)?)
         })
@@ -205,13 +214,14 @@ impl TokenizerPool {
     /// Runs work on a blocking thread. A panic there goes on in the caller.
     async fn on_thread<T, E>(
         &self,
+        bytes: usize,
         work: impl FnOnce(&dyn Tokenize) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<TokenizeError> + Send + 'static,
     {
-        let permits = self.permits().await?;
+        let permits = self.permits(bytes).await?;
         let tokenizer = Arc::clone(&self.tokenizer);
         let task = tokio::task::spawn_blocking(move || {
             let result = work(&*tokenizer);
@@ -229,9 +239,16 @@ impl TokenizerPool {
     }
 
     /// Waits for a thread. The permits go with the work, so that work whose caller went away still counts.
-    async fn permits(&self) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), TokenizeError> {
+    async fn permits(
+        &self,
+        bytes: usize,
+    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), TokenizeError> {
         let busy = |_| TokenizeError::Busy;
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(busy)?;
+        // A short text is not free either.
+        let bytes = u32::try_from(bytes.max(INLINE_BYTES)).map_err(|_| TokenizeError::Busy)?;
+        let place = Arc::clone(&self.places)
+            .try_acquire_many_owned(bytes)
+            .map_err(busy)?;
         let closed = |_| TokenizeError::Busy;
         let thread = Arc::clone(&self.threads)
             .acquire_owned()
@@ -338,7 +355,7 @@ mod tests {
     fn a_long_text_is_refused_unseen_and_a_full_pool_says_so() {
         let limits = PoolLimits {
             concurrent_max: 1,
-            waiting_max: 1,
+            waiting_bytes_max: 10_000,
             text_bytes_max: 4096,
         };
         let sample = byte_level().to_string();
@@ -354,7 +371,7 @@ mod tests {
                 })
             );
 
-            let running = pool.permits().await.unwrap();
+            let running = pool.permits(4096).await.unwrap();
             let mut waiting = Box::pin(pool.encode(text(4096), PLAIN));
             assert!(ready(&mut waiting).await.is_none());
             assert_eq!(
@@ -369,7 +386,7 @@ mod tests {
             assert!(ready(&mut waiting).await.is_none());
             drop(running);
             assert_eq!(waiting.await.unwrap().len(), 4096);
-            assert_eq!(pool.places.available_permits(), 2);
+            assert_eq!(pool.places.available_permits(), 10_000);
         });
     }
 

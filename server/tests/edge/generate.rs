@@ -266,6 +266,18 @@ async fn an_echo_comes_first() {
     assert_eq!(finishes(&events)[0].usage.unwrap().generated_tokens, 4);
 }
 
+fn chat(role: &str, content: &str) -> v1::GenerateRequest {
+    let message = v1::ChatMessage {
+        role: role.to_owned(),
+        content: content.to_owned(),
+    };
+    let mut request = ask("", 8);
+    request.input = Some(v1::generate_request::Input::Chat(v1::Chat {
+        messages: vec![message],
+    }));
+    request
+}
+
 #[tokio::test]
 async fn tokens_and_conversations_are_prompts_too() {
     let world = World::ready().await;
@@ -276,18 +288,24 @@ async fn tokens_and_conversations_are_prompts_too() {
         text_of(&run(&world, tokens).await, 0),
         world.expected_text("hello", 8)
     );
-    let message = v1::ChatMessage {
-        role: "user".to_owned(),
-        content: "hi".to_owned(),
-    };
-    let mut chat = ask("", 8);
-    chat.input = Some(v1::generate_request::Input::Chat(v1::Chat {
-        messages: vec![message],
-    }));
     assert_eq!(
-        text_of(&run(&world, chat).await, 0),
+        text_of(&run(&world, chat("user", "hi")).await, 0),
         world.expected_text("<user>hi>", 8)
     );
+}
+
+#[tokio::test]
+async fn a_template_knows_the_date() {
+    let world = World::ready().await;
+    let mut dated = chat("year", "");
+    dated.output = Some(v1::Output {
+        echo: true,
+        ..Default::default()
+    });
+    let text = text_of(&run(&world, dated).await, 0);
+    let year = text.strip_prefix("<year>").unwrap();
+    let year = year.split('>').next().unwrap();
+    assert!(year.parse::<u32>().unwrap() >= 2026, "{text}");
 }
 
 #[tokio::test]

@@ -37,8 +37,7 @@ pub(crate) const INPUT_TOKENS_MAX: u32 = 64;
 /// The token that ends a sequence of the fake decoder: `z`.
 pub(crate) const END: u32 = 122;
 
-const TEMPLATE: &str =
-    r#"{"chat_template": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}>"}"#;
+const TEMPLATE: &str = r#"{"chat_template": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'year' %}{{ strftime_now('%Y') }}{% endif %}{% endfor %}>"}"#;
 
 /// What makes the decoder's executors.
 pub(crate) type Executors = Box<dyn FnOnce(FakeDevice) -> Factory<dyn Executor>>;
