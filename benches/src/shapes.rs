@@ -36,17 +36,6 @@ pub const SMALL: Shape = Shape {
     vocab: 49_152,
 };
 
-/// Llama-3.2-1B: tied embeddings, plain rope.
-pub const ONE_B: Shape = Shape {
-    name: "llama-3.2-1b",
-    hidden: 2048,
-    layers: 16,
-    heads: 32,
-    kv_heads: 8,
-    ffn: 8192,
-    vocab: 128_256,
-};
-
 /// Writes `config.json` and bf16 `model.safetensors` under `parent` once; returns the folder.
 pub fn folder(shape: Shape, parent: &Path) -> std::io::Result<PathBuf> {
     let folder = parent.join(shape.name);

@@ -2,7 +2,7 @@
 //! on the same weights, on a SmolLM2-135M-shaped model. Runs are interleaved; medians are printed.
 //!
 //! `cargo run --release -p benches --bin decoder [-- ROUNDS]`; weights are written under
-//! `target/bench-models` once. `BENCH_THREADS` sets compute threads (default: all cores).
+//! `target/bench-models` once. A decode rate is that of the steps after every stream's first token.
 
 #![expect(
     clippy::print_stdout,
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use benches::clock::{median, timed};
 use benches::shapes::{SMALL, folder};
-use candle_core::{DType, Device, IndexOp, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama, LlamaConfig};
 use engine::executor::{Executor, Rows};
@@ -32,38 +32,58 @@ use scheduler::scheduler::Scheduler;
 /// One load shape: `streams` at once, each with a random prompt.
 #[derive(Clone, Copy, Debug)]
 struct Load {
-    name: &'static str,
     streams: usize,
     prompt: usize,
     output: usize,
 }
 
+/// The shortest prompts for the decode rates, and one long prompt for the prefill rate.
 const LOADS: &[Load] = &[
     Load {
-        name: "decode c=1",
         streams: 1,
         prompt: 16,
         output: 64,
     },
     Load {
-        name: "decode c=8",
         streams: 8,
         prompt: 16,
         output: 32,
     },
     Load {
-        name: "decode c=32",
         streams: 32,
         prompt: 16,
         output: 16,
     },
     Load {
-        name: "prefill 512",
         streams: 1,
         prompt: 512,
         output: 1,
     },
 ];
+
+impl Load {
+    fn name(self) -> String {
+        match self.output {
+            1 => format!("prefill {}", self.prompt),
+            _ => format!("decode c={}", self.streams),
+        }
+    }
+
+    /// Tokens/s: of the prompts where there is one output token, else of the steps after them.
+    fn rate(self, run: Run) -> f64 {
+        match self.output {
+            1 => (self.streams * self.prompt) as f64 / run.prompts_s,
+            output => (self.streams * (output - 1)) as f64 / run.decode_s,
+        }
+    }
+}
+
+/// Seconds of one run: until every stream has its first token, and from there to the end.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    prompts_s: f64,
+    decode_s: f64,
+}
 
 fn main() {
     let rounds: usize = std::env::args()
@@ -71,7 +91,7 @@ fn main() {
         .map_or(5, |rounds| rounds.parse().unwrap());
     let folder = folder(SMALL, Path::new("target/bench-models")).unwrap();
     println!(
-        "tokens/s on {}, {} threads, medians of {rounds} interleaved rounds",
+        "tokens/s on {}, {} threads, medians of {rounds} interleaved rounds after one that does not count",
         SMALL.name,
         threads()
     );
@@ -84,25 +104,35 @@ fn main() {
         let theirs = Candle::load(&folder, candle_dtype);
         for load in LOADS {
             let mut rates = (Vec::new(), Vec::new());
-            for round in 0..rounds {
-                rates.0.push(run_ours(&mut *ours, *load, round));
-                rates.1.push(theirs.run(*load, round));
+            for round in 0..=rounds {
+                let mut run_ours = || load.rate(run_ours(&mut *ours, *load, round));
+                let run_theirs = || load.rate(theirs.run(*load, round));
+                // Each goes first every other time.
+                let (a, b) = if round % 2 == 0 {
+                    let a = run_ours();
+                    (a, run_theirs())
+                } else {
+                    let b = run_theirs();
+                    (run_ours(), b)
+                };
+                if round > 0 {
+                    rates.0.push(a);
+                    rates.1.push(b);
+                }
             }
             let (a, b) = (median(&rates.0), median(&rates.1));
             println!(
                 "{:<12} {dtype:<6?} {a:>10.1} {b:>10.1} {:>8.2}",
-                load.name,
+                load.name(),
                 a / b
             );
         }
     }
 }
 
+/// All cores, which is what candle takes too.
 fn threads() -> usize {
-    let set = std::env::var("BENCH_THREADS")
-        .ok()
-        .and_then(|value| value.parse().ok());
-    set.unwrap_or_else(|| std::thread::available_parallelism().unwrap().get())
+    std::thread::available_parallelism().unwrap().get()
 }
 
 /// Prompt tokens that differ by stream and round, so that no prefix is shared.
@@ -115,16 +145,6 @@ fn prompt(load: Load, stream: usize, round: usize) -> Vec<u32> {
         ((state >> 33) % (SMALL.vocab as u64 - 2) + 2) as u32
     };
     (0..load.prompt).map(|_| next()).collect()
-}
-
-/// Tokens counted for a load: output tokens, or the prompt's when there is one output token.
-fn counted(load: Load) -> f64 {
-    (load.streams
-        * if load.output == 1 {
-            load.prompt
-        } else {
-            load.output
-        }) as f64
 }
 
 // === ours ===
@@ -161,7 +181,7 @@ impl BlockHasher for Fnv {
     }
 }
 
-fn run_ours(executor: &mut dyn Executor, load: Load, round: usize) -> f64 {
+fn run_ours(executor: &mut dyn Executor, load: Load, round: usize) -> Run {
     let limits = Limits {
         step_tokens_max: 512,
         running_max: 64,
@@ -189,14 +209,26 @@ fn run_ours(executor: &mut dyn Executor, load: Load, round: usize) -> f64 {
         };
         scheduler.submit(request, Micros(0)).unwrap();
     }
-    let (seconds, ()) = timed(|| drive(&mut scheduler, executor));
+    let (prompts_s, ()) = timed(|| drive(&mut scheduler, executor, Until::FirstTokens));
+    let (decode_s, ()) = timed(|| drive(&mut scheduler, executor, Until::End));
     for stream in 0..load.streams {
         executor.release(RequestId((round * 1000 + stream) as u64));
     }
-    counted(load) / seconds
+    Run {
+        prompts_s,
+        decode_s,
+    }
 }
 
-fn drive(scheduler: &mut Scheduler, executor: &mut dyn Executor) {
+/// How far to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Until every stream has its first token; all prompts of a load fit one step.
+    FirstTokens,
+    End,
+}
+
+fn drive(scheduler: &mut Scheduler, executor: &mut dyn Executor, until: Until) {
     let (mut plan, mut rows, mut events) = (Plan::default(), Rows::default(), Vec::new());
     let mut outcome = Outcome::default();
     loop {
@@ -216,6 +248,9 @@ fn drive(scheduler: &mut Scheduler, executor: &mut dyn Executor) {
             outcome.sampled.push((*id, Sampled::Token(drawn.token)));
         }
         scheduler.apply(&outcome, Micros(0), &mut events);
+        if until == Until::FirstTokens {
+            break;
+        }
     }
 }
 
@@ -242,27 +277,25 @@ impl Candle {
         }
     }
 
-    fn run(&self, load: Load, round: usize) -> f64 {
+    fn run(&self, load: Load, round: usize) -> Run {
         let mut cache = Cache::new(true, self.dtype, &self.config, &Device::Cpu).unwrap();
         let prompts: Vec<u32> = (0..load.streams)
             .flat_map(|s| prompt(load, s, round))
             .collect();
-        let mut input =
-            Tensor::from_vec(prompts, (load.streams, load.prompt), &Device::Cpu).unwrap();
-        let (seconds, ()) = timed(|| {
-            let mut position = 0;
-            for _ in 0..load.output {
-                let logits = self.model.forward(&input, position, &mut cache).unwrap();
-                position += input.dim(1).unwrap();
-                input = logits
-                    .i((.., ..))
-                    .unwrap()
-                    .argmax(1)
-                    .unwrap()
-                    .unsqueeze(1)
-                    .unwrap();
+        let prompts = Tensor::from_vec(prompts, (load.streams, load.prompt), &Device::Cpu).unwrap();
+        let mut forward = |input: &Tensor, position: usize| {
+            let logits = self.model.forward(input, position, &mut cache).unwrap();
+            logits.argmax(1).unwrap().unsqueeze(1).unwrap()
+        };
+        let (prompts_s, mut input) = timed(|| forward(&prompts, 0));
+        let (decode_s, ()) = timed(|| {
+            for step in 0..load.output - 1 {
+                input = forward(&input, load.prompt + step);
             }
         });
-        counted(load) / seconds
+        Run {
+            prompts_s,
+            decode_s,
+        }
     }
 }
