@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -51,10 +52,23 @@ class Server:
         with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
             return answer.read().decode()
 
-    def metric(self, name: str) -> float:
-        """The sum of all series of one metric."""
-        lines = [line for line in self.get("/metrics").splitlines() if line.startswith(name)]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+    def metric(self, name: str, *labels: str) -> float:
+        """The sum of all series of one metric that have these labels, as `state="active"`."""
+        lines = self.get("/metrics").splitlines()
+        series = [line.rsplit(" ", 1) for line in lines if line and line[0] != "#"]
+        values = [
+            float(value)
+            for key, value in series
+            if key.split("{")[0] == name and all(label in key for label in labels)
+        ]
+        assert values, f"no series {name} {labels}"
+        return sum(values)
+
+    def wait_metric(self, name: str, *labels: str, value: float, seconds: float = 30) -> None:
+        """Looks again and again until a metric has a value."""
+        deadline = time.monotonic() + seconds
+        while (now := self.metric(name, *labels)) != value:
+            assert time.monotonic() < deadline, f"{name} {labels} is {now}, not {value}"
 
     def stop(self) -> int:
         with contextlib.suppress(ProcessLookupError):

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 source .ci/tools.sh
 
-need_debian curl curl ca-certificates
+need_curl
 go_tool grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 go_tool ghz github.com/bojand/ghz/cmd/ghz@v0.93.0
 python=$(python_env e2e pytest==9.0.2 grpcio==1.80.0 grpcio-tools==1.80.0 grpcio-health-checking==1.80.0)
@@ -15,5 +15,5 @@ mkdir -p "$generated"
 "$python" -m grpc_tools.protoc -I proto --python_out="$generated" --grpc_python_out="$generated" proto/paternoster/v1/*.proto
 minilm=$("$python" models/tests/golden/fetch_minilm.py .cache/e2e/minilm | tail -n 1)
 
-PATH="$(dirname "$python"):$PATH" PYTHONPATH="$generated" PATERNOSTER_MINILM="$minilm" \
+PYTHONPATH="$generated" PATERNOSTER_MINILM="$minilm" \
   "$python" -m pytest -q -p no:cacheprovider tests/e2e "$@"

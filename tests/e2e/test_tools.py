@@ -1,8 +1,11 @@
 """Tools nobody here wrote: grpcurl, ghz, curl, and the README's own commands."""
 
 import json
+import os
 import re
+import socket
 
+import pytest
 from conftest import ROOT, Server, run, run_json
 
 INFERENCE = "paternoster.v1.Inference"
@@ -56,14 +59,47 @@ def test_http_on_the_same_port(demo):
         demo.get(path)
 
 
-def test_the_readme_commands_run():
-    """Every line of the README's block for the second terminal, as printed, on the default port."""
-    block = re.search(r"<!-- second terminal -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert block, "README has no block for the second terminal"
-    server = Server(port=50051)
-    try:
-        for line in block[1].splitlines():
-            if line and not line.startswith("#"):
-                run("bash", "-euo", "pipefail", "-c", line)
-    finally:
-        assert server.stop() == 0
+README = (ROOT / "README.md").read_text()
+README_PORT = 50051
+RUN = (ROOT / "tests/e2e/run.sh").read_text()
+
+
+def readme_block(name: str) -> list[str]:
+    """The commands of one of the README's blocks, as printed."""
+    block = re.search(rf"<!-- {name} -->\n```sh\n(.*?)```", README, re.S)
+    assert block, f"README has no block {name}"
+    return [line for line in block[1].splitlines() if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def readme_server():
+    """What the README's first command starts, where its other commands look for it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", README_PORT))
+        except OSError as error:
+            pytest.fail(f"the README's commands use port {README_PORT}: {error}")
+    server = Server(port=README_PORT)
+    yield server
+    assert server.stop() == 0, server.log.read_text()
+
+
+@pytest.mark.parametrize("line", readme_block("second terminal"))
+def test_a_command_of_the_readme_runs_as_printed(readme_server, line):
+    if line.startswith("ghz "):  # it exits with 0 whatever happened
+        report = run_json("bash", "-c", f"{line} -O json")
+        assert report["statusCodeDistribution"] == {"OK": 2000}, report["errorDistribution"]
+        return
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    out = run("bash", "-euo", "pipefail", "-c", line, env=own)
+    assert out or not line.startswith(("grpcurl", "curl")), "it prints nothing"
+
+
+def test_the_readme_installs_the_tools_that_are_tested():
+    pinned = set(re.findall(r"^go_tool \w+ (\S+)$", RUN, re.M))
+    printed = {line.removeprefix("go install ") for line in readme_block("tools")}
+    assert len(pinned) == 2
+    assert printed == pinned
+    (packages,) = re.findall(r"pip install -q (.+)", README)
+    assert set(packages.split()) <= set(re.findall(r"\S+==[\d.]+", RUN))
