@@ -1,12 +1,11 @@
 //! One request inside the scheduler, waiting or running, and the table of all of them.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::hash::{BlockHash, BlockHasher};
+use crate::hash::{BlockHash, BlockHasher, Scatter};
 use crate::plan::{BlockId, SlotId};
 use crate::prefix::Parent;
 use crate::queue::{AccountId, WaitKey};
@@ -199,12 +198,16 @@ impl Sequence {
     }
 }
 
+/// Hashed the same on every run, and never iterated.
+#[expect(clippy::disallowed_types, reason = "its hasher is a fixed one")]
+type ById = std::collections::HashMap<RequestId, u32, BuildHasherDefault<Scatter>>;
+
 /// All sequences, by index and by request id.
 #[derive(Debug, Default)]
 pub(crate) struct Sequences {
     rows: Vec<Option<Sequence>>,
     free: Vec<u32>,
-    by_id: HashMap<RequestId, u32, BuildHasherDefault<Scatter>>,
+    by_id: ById,
     stamps: u32,
 }
 
@@ -289,24 +292,5 @@ impl Sequences {
     fn next_stamp(&mut self) -> u32 {
         self.stamps = self.stamps.wrapping_add(1);
         self.stamps
-    }
-}
-
-/// Scatters request ids, the same way in every run.
-#[derive(Clone, Copy, Debug, Default)]
-struct Scatter(u64);
-
-impl Hasher for Scatter {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-    fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
     }
 }
