@@ -1,9 +1,5 @@
-"""Streams one answer and prints one embedding. Needs the generated stubs beside it:
-
-    pip install grpcio grpcio-tools
-    python -m grpc_tools.protoc -I proto --python_out=clients/python --grpc_python_out=clients/python \\
-        proto/paternoster/v1/*.proto
-"""
+"""Streams one answer and prints one embedding. Needs grpcio and the generated stubs beside it; the
+README has the commands for both."""
 
 import sys
 
