@@ -25,7 +25,8 @@ pub struct LoadOptions {
     pub kv_cache_bytes: u64,
     /// Tokens a KV block holds.
     pub block_tokens: u32,
-    /// Caps the context length below the model's own.
+    /// Caps the context length below the model's own; a cap that the KV cache cannot hold is
+    /// refused. `None` takes as much of the model's own as the cache holds.
     pub context_max: Option<u32>,
     /// Most sequences that run at once.
     pub running_max: u32,
@@ -157,6 +158,13 @@ fn load_decoder(
     spec: &DecoderSpec,
     info: &ModelInfo,
 ) -> Result<CpuExecutor, LoadError> {
+    if info.context_max < spec.context_max && options.context_max.is_none() {
+        tracing::warn!(
+            context_max = info.context_max,
+            model_context_max = spec.context_max,
+            "the KV cache does not hold the model's context: capped to what it holds"
+        );
+    }
     // First, because it fails at once where the weights take a while.
     let shape = kv_shape(spec, options, info)?;
     let values = match options.format {
@@ -212,13 +220,12 @@ fn describe(files: &ModelFiles, options: &LoadOptions) -> Result<(Network, Model
         Some(dtype) => dtype,
         None => own_dtype(&config)?,
     };
-    let capped = |context: u32| context.min(options.context_max.unwrap_or(u32::MAX));
     let info = match &network {
         Network::Decoder(spec) => ModelInfo {
             architecture,
             dtype,
             vocab: spec.vocab as u32,
-            context_max: capped(spec.context_max),
+            context_max: decoder_context(spec, options, dtype)?,
             hidden: spec.hidden as u32,
             parameters: tensors::parameters(&tensors::decoder(spec)),
             kv_bytes_per_token: kv_bytes_per_token(spec, dtype) as u64,
@@ -226,7 +233,8 @@ fn describe(files: &ModelFiles, options: &LoadOptions) -> Result<(Network, Model
             embedding: None,
         },
         Network::Encoder(spec) => {
-            let embedding = sentence::embedding(files, capped(spec.positions as u32))?;
+            let cap = options.context_max.unwrap_or(u32::MAX);
+            let embedding = sentence::embedding(files, cap.min(spec.positions as u32))?;
             ModelInfo {
                 architecture,
                 dtype,
@@ -284,22 +292,45 @@ fn kv_bytes_per_token(spec: &DecoderSpec, dtype: Dtype) -> usize {
     Decoder::kv_shape(spec, 0, 0).bytes_per_token(kv_dtype(dtype))
 }
 
-/// As many blocks as fit in `kv_cache_bytes`; at least what one longest sequence needs.
-fn kv_shape(
+/// The longest sequence: the cap if there is one, else what the cache holds; never more than the
+/// model's own.
+fn decoder_context(
     spec: &DecoderSpec,
     options: &LoadOptions,
-    info: &ModelInfo,
-) -> Result<KvShape, LoadError> {
+    dtype: Dtype,
+) -> Result<u32, LoadError> {
+    if let Some(cap) = options.context_max {
+        return Ok(cap.min(spec.context_max));
+    }
+    let blocks = blocks(options, kv_bytes_per_token(spec, dtype) as u64)?;
+    let tokens = blocks.saturating_sub(NULL_BLOCK) * u64::from(options.block_tokens);
+    // At least one token, so that a cache too small for it is refused with figures.
+    Ok(tokens.clamp(1, u64::from(spec.context_max)) as u32)
+}
+
+/// How many blocks fit in `kv_cache_bytes`.
+fn blocks(options: &LoadOptions, bytes_per_token: u64) -> Result<u64, LoadError> {
     let block_tokens = options.block_tokens;
     if block_tokens == 0 || !block_tokens.is_multiple_of(BLOCK_TOKENS_UNIT) {
         let message =
             format!("blocks of {block_tokens} tokens (a multiple of {BLOCK_TOKENS_UNIT})");
         return Err(LoadError::Unsupported(message));
     }
-    let block_bytes = info.kv_bytes_per_token * u64::from(block_tokens);
+    let block_bytes = bytes_per_token * u64::from(block_tokens);
     // Slots are numbered in 32 bits.
     let blocks_max = u64::from(u32::MAX / block_tokens);
-    let blocks = (options.kv_cache_bytes / block_bytes).min(blocks_max);
+    Ok((options.kv_cache_bytes / block_bytes).min(blocks_max))
+}
+
+/// As many blocks as fit; at least what one longest sequence needs.
+fn kv_shape(
+    spec: &DecoderSpec,
+    options: &LoadOptions,
+    info: &ModelInfo,
+) -> Result<KvShape, LoadError> {
+    let block_tokens = options.block_tokens;
+    let blocks = blocks(options, info.kv_bytes_per_token)?;
+    let block_bytes = info.kv_bytes_per_token * u64::from(block_tokens);
     let needed = u64::from(info.context_max.div_ceil(block_tokens)) + NULL_BLOCK;
     if blocks < needed {
         return Err(LoadError::Memory(format!(

@@ -84,6 +84,7 @@ fn what_cannot_run_is_refused_with_figures() {
     assert_eq!(
         refusal(LoadOptions {
             kv_cache_bytes: small,
+            context_max: Some(1000),
             ..options()
         }),
         "out of memory: a KV cache of 196608 bytes holds 16 blocks of 12288 bytes; one sequence of \
@@ -97,6 +98,14 @@ fn what_cannot_run_is_refused_with_figures() {
     assert!(decoder(&capped).is_ok());
     assert_eq!(
         refusal(LoadOptions {
+            kv_cache_bytes: 12_288,
+            ..options()
+        }),
+        "out of memory: a KV cache of 12288 bytes holds 1 blocks of 12288 bytes; one sequence of 1 \
+         tokens needs 2, 24576 bytes: give the cache more, or cap the context lower"
+    );
+    assert_eq!(
+        refusal(LoadOptions {
             block_tokens: 24,
             ..options()
         }),
@@ -104,16 +113,36 @@ fn what_cannot_run_is_refused_with_figures() {
     );
 }
 
+/// Llama 3.1 knows 131,072 tokens and a small machine's cache holds fewer: it runs all the same.
+#[test]
+fn without_a_cap_the_context_is_what_the_cache_holds() {
+    let small = LoadOptions {
+        kv_cache_bytes: 16 * 12_288,
+        ..options()
+    };
+    let llama = files(&[(CONFIG, LLAMA)]);
+    let told = info(&llama, &small).unwrap();
+    let (loaded, info) = load(&llama, &small).unwrap();
+    let Loaded::Decoder(executor) = loaded else {
+        panic!("an encoder")
+    };
+    assert_eq!((told.context_max, executor.pool().blocks), (15 * 16, 16));
+    assert_eq!(told, info);
+}
+
 #[test]
 fn missing_and_odd_files_are_named() {
     let message = |files: ModelFiles| info(&files, &options()).unwrap_err().to_string();
     assert_eq!(message(files(&[])), "config.json: no such file");
     assert_eq!(
-        message(files(&[(
-            CONFIG,
-            br#"{"architectures": ["BertModel"], "torch_dtype": "int8"}"#
-        )])),
+        message(files(&[(CONFIG, br#"{"architectures": ["BertModel"]}"#)])),
         "config.json: hidden_size is missing"
+    );
+    let int8 = String::from_utf8_lossy(LLAMA).replace("bfloat16", "int8");
+    assert_eq!(
+        message(files(&[(CONFIG, int8.leak().as_bytes())])),
+        "not supported: config.json: torch_dtype = \"int8\" (only \"float32\" or \"float16\" or \
+         \"bfloat16\")"
     );
     let odd: &[u8] = br#"{"eos_token_id": "two"}"#;
     assert_eq!(
