@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::config::Config;
-use crate::families::{CONTEXT_MAX, HEADS_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
+use crate::families::{CONTEXT_MAX, HEAD_DIM_MAX, HEADS_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
 use crate::load::LoadError;
 use crate::spec::{Activation, EncoderSpec, Network};
 
@@ -17,6 +17,10 @@ pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
     let heads = config.count("num_attention_heads", HEADS_MAX)?;
     if !hidden.is_multiple_of(heads) {
         let expected = format!("a divisor of hidden_size = {hidden}");
+        return Err(config.wrong("num_attention_heads", &expected));
+    }
+    if hidden / heads > HEAD_DIM_MAX {
+        let expected = format!("heads of at most {HEAD_DIM_MAX} of hidden_size = {hidden}");
         return Err(config.wrong("num_attention_heads", &expected));
     }
     let activation = match config.text("hidden_act")?.unwrap_or("gelu") {

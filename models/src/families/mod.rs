@@ -92,14 +92,23 @@ fn head_dim(
 
 /// The rotary embedding, from the keys of transformers 5 (`rope_parameters`) or of 4 and before
 /// (`rope_theta`, `rope_scaling`).
+///
+/// Of both together transformers 5 reads `rope_scaling` alone, even without a base in it: hardly
+/// what such a file means.
 fn rope(config: &Config) -> Result<Rope, LoadError> {
-    let parameters = config.object("rope_parameters")?;
-    let scaling = match &parameters {
-        Some(parameters) => Some(parameters.clone()),
-        None => config.object("rope_scaling")?,
+    let key = match (
+        config.value("rope_parameters"),
+        config.value("rope_scaling"),
+    ) {
+        (Some(_), Some(_)) => {
+            return Err(config.error("rope_scaling stands beside rope_parameters".to_owned()));
+        }
+        (Some(_), None) => "rope_parameters",
+        _ => "rope_scaling",
     };
-    let inner = match &parameters {
-        Some(parameters) => parameters.positive_optional("rope_theta")?,
+    let scaling = config.object(key)?;
+    let inner = match &scaling {
+        Some(scaling) => scaling.positive_optional("rope_theta")?,
         None => None,
     };
     let theta = inner
@@ -140,6 +149,8 @@ fn rope_scaling(config: &Config) -> Result<RopeScaling, LoadError> {
         Some(_) => {
             Err(config.unsupported(key, &[json!("default"), json!("linear"), json!("llama3")]))
         }
+        // A base alone scales nothing.
+        None if config.entries().all(|(key, _)| key == "rope_theta") => Ok(RopeScaling::Default),
         None => Err(config.missing("rope_type")),
     }
 }

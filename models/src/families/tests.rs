@@ -105,6 +105,20 @@ fn old_and_new_keys_of_rope_say_the_same() {
             "original_max_position_embeddings": 8192, "rope_type": "llama3"}}"#,
     );
     assert_eq!(network(&new).unwrap(), network(LLAMA_3_2).unwrap());
+    let theta = |keys: &str| match network(&changed(LLAMA_2, keys)).unwrap().1 {
+        Network::Decoder(spec) => spec.rope,
+        Network::Encoder(_) => panic!("an encoder"),
+    };
+    let expected = crate::spec::Rope {
+        theta: 7.0,
+        scaling: crate::spec::RopeScaling::Default,
+    };
+    for key in ["rope_parameters", "rope_scaling"] {
+        for kind in ["", r#", "rope_type": "default""#] {
+            let keys = format!(r#"{{"rope_theta": 5.0, "{key}": {{"rope_theta": 7.0{kind}}}}}"#);
+            assert_eq!(theta(&keys), expected, "{keys}");
+        }
+    }
 }
 
 #[test]
@@ -158,6 +172,11 @@ fn what_is_not_supported_is_refused_by_name() {
             LLAMA_2,
             r#"{"rope_parameters": {"full_attention": {"rope_type": "default"}}}"#,
         ),
+        (
+            LLAMA_2,
+            r#"{"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+                "rope_scaling": {"rope_type": "linear", "factor": 4.0}}"#,
+        ),
         (LLAMA_2, r#"{"quantization_config": {"bits": 4}}"#),
         (LLAMA_2, r#"{"partial_rotary_factor": 0.5}"#),
         (LLAMA_2, r#"{"num_key_value_heads": 5}"#),
@@ -180,6 +199,7 @@ fn what_is_not_supported_is_refused_by_name() {
         (MINILM, r#"{"hidden_act": "relu"}"#),
         (MINILM, r#"{"is_decoder": true}"#),
         (MINILM, r#"{"hidden_size": 385}"#),
+        (MINILM, r#"{"hidden_size": 768, "num_attention_heads": 2}"#),
     ];
     let messages: Vec<String> = refused
         .iter()
