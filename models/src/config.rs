@@ -34,6 +34,36 @@ impl Config {
         }
     }
 
+    /// Parses the bytes of `file`, which must hold a list of objects.
+    pub(crate) fn parse_list(file: &str, bytes: &[u8]) -> Result<Vec<Self>, LoadError> {
+        let broken = |message: String| LoadError::Config {
+            file: file.to_owned(),
+            message,
+        };
+        let list = match serde_json::from_slice(bytes) {
+            Ok(Value::Array(list)) => list,
+            Ok(other) => {
+                let found = brief(&other);
+                return Err(broken(format!("expected a list of objects, found {found}")));
+            }
+            Err(error) => return Err(broken(error.to_string())),
+        };
+        let object = |(index, value)| match value {
+            Value::Object(values) => Ok(Self {
+                file: file.to_owned(),
+                prefix: format!("[{index}]."),
+                values,
+            }),
+            other => {
+                let found = brief(&other);
+                Err(broken(format!(
+                    "[{index}]: expected an object, found {found}"
+                )))
+            }
+        };
+        list.into_iter().enumerate().map(object).collect()
+    }
+
     /// The value of a key; null counts as absent.
     pub(crate) fn value(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|value| !value.is_null())
@@ -140,25 +170,6 @@ impl Config {
                 values: values.clone(),
             })),
             Some(_) => Err(self.wrong(key, "an object")),
-        }
-    }
-
-    /// A list of objects, empty when absent.
-    pub(crate) fn objects(&self, key: &str) -> Result<Vec<Self>, LoadError> {
-        let object = |(index, value): (usize, &Value)| match value {
-            Value::Object(values) => Some(Self {
-                file: self.file.clone(),
-                prefix: format!("{}{key}[{index}].", self.prefix),
-                values: values.clone(),
-            }),
-            _ => None,
-        };
-        match self.value(key) {
-            None => Ok(Vec::new()),
-            Some(value) => value
-                .as_array()
-                .and_then(|list| list.iter().enumerate().map(object).collect())
-                .ok_or_else(|| self.wrong(key, "a list of objects")),
         }
     }
 

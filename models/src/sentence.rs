@@ -20,31 +20,71 @@ pub(crate) fn embedding(files: &ModelFiles, positions: u32) -> Result<EmbeddingI
         let config = Config::parse(SENTENCE, &bytes)?;
         let length = config.count_optional("max_seq_length", u32::MAX)?;
         info.input_tokens_max = length.map_or(positions, |length| length.min(positions));
+        if config.flag("do_lower_case", false)? && !tokenizer_lowers(files)? {
+            return Err(config.unsupported("do_lower_case", &[json!(false)]));
+        }
     }
     if let Some(bytes) = files.read_optional(MODULES)? {
-        for module in modules(&bytes)? {
-            let class = module.text("type")?.unwrap_or_default();
-            match class.rsplit('.').next().unwrap_or_default() {
-                "Transformer" => {}
-                "Pooling" => {
-                    let folder = module.text("path")?.unwrap_or("1_Pooling");
-                    info.pooling = pooling(files, folder)?;
-                }
-                "Normalize" => info.normalize = true,
-                _ => {
-                    let allowed = ["Transformer", "Pooling", "Normalize"].map(Value::from);
-                    return Err(module.unsupported("type", &allowed));
-                }
-            }
+        let modules = Config::parse_list(MODULES, &bytes)?;
+        let mut kinds = Vec::new();
+        for module in &modules {
+            kinds.push(kind(module)?);
         }
+        if !matches!(
+            kinds.as_slice(),
+            [Module::Transformer, Module::Pooling]
+                | [Module::Transformer, Module::Pooling, Module::Normalize]
+        ) {
+            return Err(LoadError::Unsupported(format!(
+                "{MODULES}: {kinds:?} (only Transformer, Pooling, and perhaps Normalize, in this order)"
+            )));
+        }
+        // The network's own files are read from the folder itself.
+        modules[0].only("path", &[json!("")])?;
+        let folder = modules[1].text("path")?;
+        info.pooling = pooling(files, folder.ok_or_else(|| modules[1].missing("path"))?)?;
+        info.normalize = kinds.len() == 3;
     }
     Ok(info)
 }
 
-/// The entries of `modules.json`, a list.
-fn modules(bytes: &[u8]) -> Result<Vec<Config>, LoadError> {
-    let wrapped = [br#"{"modules":"#, bytes, b"}"].concat();
-    Config::parse(MODULES, &wrapped)?.objects("modules")
+/// A step from text to vector.
+#[derive(Clone, Copy, Debug)]
+enum Module {
+    Transformer,
+    Pooling,
+    Normalize,
+}
+
+fn kind(module: &Config) -> Result<Module, LoadError> {
+    let class = module.text("type")?.unwrap_or_default();
+    match class.rsplit('.').next().unwrap_or_default() {
+        "Transformer" => Ok(Module::Transformer),
+        "Pooling" => Ok(Module::Pooling),
+        "Normalize" => Ok(Module::Normalize),
+        _ => {
+            let allowed = ["Transformer", "Pooling", "Normalize"].map(Value::from);
+            Err(module.unsupported("type", &allowed))
+        }
+    }
+}
+
+/// Whether the tokenizer turns text into lower case by itself, so that nobody else has to. A
+/// folder without one has no text either.
+fn tokenizer_lowers(files: &ModelFiles) -> Result<bool, LoadError> {
+    let Some(bytes) = files.read_optional(TOKENIZER)? else {
+        return Ok(true);
+    };
+    let tokenizer = Config::parse(TOKENIZER, &bytes)?;
+    Ok(tokenizer.value("normalizer").is_some_and(lowers))
+}
+
+fn lowers(normalizer: &Value) -> bool {
+    normalizer["type"] == "Lowercase"
+        || normalizer["lowercase"] == true
+        || normalizer["normalizers"]
+            .as_array()
+            .is_some_and(|parts| parts.iter().any(lowers))
 }
 
 fn pooling(files: &ModelFiles, folder: &str) -> Result<Pooling, LoadError> {
@@ -53,6 +93,7 @@ fn pooling(files: &ModelFiles, folder: &str) -> Result<Pooling, LoadError> {
     for mode in ["max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens"] {
         config.only(&format!("pooling_mode_{mode}"), &[json!(false)])?;
     }
+    config.only("include_prompt", &[json!(true)])?;
     let modes = [
         ("pooling_mode_cls_token", Pooling::Cls),
         ("pooling_mode_mean_tokens", Pooling::Mean),
@@ -70,6 +111,7 @@ fn pooling(files: &ModelFiles, folder: &str) -> Result<Pooling, LoadError> {
     }
 }
 
+const TOKENIZER: &str = "tokenizer.json";
 const MODULES: &str = "modules.json";
 const SENTENCE: &str = "sentence_bert_config.json";
 

@@ -7,6 +7,18 @@ const MODULE_LIST: &[u8] = br#"[
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
 const DENSE: &[u8] = br#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#;
+const IN_FOLDER: &[u8] = br#"[
+    {"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
+const TURNED: &[u8] = br#"[
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"path": "", "type": "sentence_transformers.models.Transformer"}]"#;
+const TWICE: &[u8] = br#"[
+    {"path": "", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"path": "2_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
+const LOWER: &[u8] = br#"{"do_lower_case": true}"#;
+const NO_PROMPT: &[u8] = br#"{"pooling_mode_cls_token": true, "include_prompt": false}"#;
 const MEAN: &[u8] = br#"{"word_embedding_dimension": 384, "pooling_mode_cls_token": false,
     "pooling_mode_mean_tokens": true, "pooling_mode_max_tokens": false}"#;
 const CLS: &[u8] = br#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
@@ -54,12 +66,44 @@ fn a_plain_folder_pools_by_mean() {
     assert_eq!(long.input_tokens_max, 512);
 }
 
+/// BGE's files say so beside a tokenizer that does it.
+#[test]
+fn lower_case_is_left_to_a_tokenizer_that_makes_it() {
+    let sequence = br#"{"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"},
+        {"type": "Lowercase"}]}}"#;
+    assert!(read(&[(SENTENCE, LOWER), (TOKENIZER, sequence)]).is_ok());
+    let own = br#"{"normalizer": {"type": "BertNormalizer", "lowercase": true}}"#;
+    assert!(read(&[(SENTENCE, LOWER), (TOKENIZER, own)]).is_ok());
+    assert!(
+        read(&[
+            (SENTENCE, LOWER),
+            (TOKENIZER, br#"{"normalizer": {"type": "Lowercase"}}"#)
+        ])
+        .is_ok()
+    );
+}
+
 #[test]
 fn other_modules_and_modes_are_refused_by_name() {
     let pooling = "1_Pooling/config.json";
     let messages = [
         read(&[(MODULES, DENSE)]),
         read(&[(MODULES, b"{}")]),
+        read(&[(MODULES, b"[1]")]),
+        read(&[(MODULES, b"[], []")]),
+        read(&[(MODULES, b"[]")]),
+        read(&[(MODULES, IN_FOLDER), (pooling, CLS)]),
+        read(&[(MODULES, TURNED), (pooling, CLS)]),
+        read(&[(MODULES, TWICE), (pooling, CLS)]),
+        read(&[(MODULES, MODULE_LIST), (pooling, NO_PROMPT)]),
+        read(&[
+            (SENTENCE, LOWER),
+            (
+                TOKENIZER,
+                br#"{"normalizer": {"type": "BertNormalizer", "lowercase": false}}"#,
+            ),
+        ]),
+        read(&[(SENTENCE, LOWER), (TOKENIZER, b"{}")]),
         read(&[(MODULES, MODULE_LIST)]),
         read(&[(MODULES, MODULE_LIST), (pooling, MAX)]),
         read(&[(MODULES, MODULE_LIST), (pooling, BOTH)]),
