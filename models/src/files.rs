@@ -1,6 +1,8 @@
 //! The files of one model: a local folder, or the ones compiled into the binary.
 
 use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 /// Where a model's files are.
@@ -20,14 +22,20 @@ pub enum FileError {
     Missing(String),
     /// It could not be read.
     #[error("{0}: {1}")]
-    Unreadable(String, std::io::Error),
+    Unreadable(String, io::Error),
 }
 
 impl ModelFiles {
-    /// Reads a file whole. `name` may contain `/`; it never leaves the folder.
+    /// Reads a file whole: a regular one of a size that such a file may have. `name` may contain
+    /// `/`; it never leaves the folder.
     pub fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, FileError> {
         match self {
-            Self::Folder(folder) => read_file(&inside(folder, name)?),
+            Self::Folder(folder) => {
+                let path = inside(folder, name)?;
+                read_file(&path, bytes_max(name))
+                    .map(Cow::Owned)
+                    .map_err(|error| FileError::of(&path, error))
+            }
             Self::Embedded(files) => files
                 .iter()
                 .find(|(file, _)| *file == name)
@@ -64,18 +72,37 @@ impl ModelFiles {
 
 impl FileError {
     /// The error of an operation on `path`.
-    pub(crate) fn of(path: &Path, error: std::io::Error) -> Self {
+    pub(crate) fn of(path: &Path, error: io::Error) -> Self {
         match error.kind() {
-            std::io::ErrorKind::NotFound => Self::Missing(path.display().to_string()),
+            io::ErrorKind::NotFound => Self::Missing(path.display().to_string()),
             _ => Self::Unreadable(path.display().to_string(), error),
         }
     }
 }
 
-fn read_file(path: &Path) -> Result<Cow<'static, [u8]>, FileError> {
-    std::fs::read(path)
-        .map(Cow::Owned)
-        .map_err(|error| FileError::of(path, error))
+/// Before it is opened a path is looked at: opening a pipe would wait for its writer.
+fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let read = File::open(path)?
+        .take(bytes_max + 1)
+        .read_to_end(&mut bytes)?;
+    if read as u64 > bytes_max {
+        let message = format!("more than the {bytes_max} bytes that such a file may have");
+        return Err(io::Error::other(message));
+    }
+    Ok(bytes)
+}
+
+/// How long a file of that name may be: some eight times the longest that are published.
+fn bytes_max(name: &str) -> u64 {
+    match name {
+        "tokenizer.json" => 256 << 20,
+        "model.safetensors.index.json" => 64 << 20,
+        _ => 16 << 20,
+    }
 }
 
 /// The path of `name` below `folder`, or an error where it would lead out of it.
@@ -86,7 +113,7 @@ fn inside(folder: &Path, name: &str) -> Result<PathBuf, FileError> {
     {
         return Ok(folder.join(name));
     }
-    let outside = std::io::Error::other("the name leads out of the model's folder");
+    let outside = io::Error::other("the name leads out of the model's folder");
     Err(FileError::Unreadable(name.to_owned(), outside))
 }
 
@@ -109,6 +136,28 @@ mod tests {
             );
         }
         assert!(files.read("passwd").is_ok());
+    }
+
+    #[test]
+    fn only_regular_files_of_a_size_that_makes_sense_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ModelFiles::Folder(folder.path().to_owned());
+        let place = |name: &str| folder.path().join(name);
+        let endless = place("config.json");
+        std::os::unix::fs::symlink("/dev/zero", endless).unwrap();
+        let socket = std::os::unix::net::UnixListener::bind(place("socket.json")).unwrap();
+        std::fs::create_dir(place("folder.json")).unwrap();
+        for name in ["config.json", "socket.json", "folder.json"] {
+            let error = files.read(name).unwrap_err().to_string();
+            assert!(error.ends_with("not a regular file"), "{error}");
+        }
+        drop(socket);
+        let long = File::create(place("long.json")).unwrap();
+        long.set_len((16 << 20) + 1).unwrap();
+        let error = files.read("long.json").unwrap_err().to_string();
+        assert!(error.contains("more than the 16777216 bytes"), "{error}");
+        long.set_len(16 << 20).unwrap();
+        assert_eq!(files.read("long.json").unwrap().len(), 16 << 20);
     }
 
     #[test]
