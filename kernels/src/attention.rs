@@ -86,10 +86,13 @@ pub fn paged_attention(
     for segment in batch.segments {
         let Segment { rows, start, table } = segment;
         assert!(
-            end <= rows.start && rows.end <= q.len(),
+            end <= rows.start && rows.start <= rows.end && rows.end <= q.len(),
             "rows of {segment:?}"
         );
-        assert!(table.end <= batch.tables.len(), "table of {segment:?}");
+        assert!(
+            table.start <= table.end && table.end <= batch.tables.len(),
+            "table of {segment:?}"
+        );
         let positions = *start as usize + rows.len();
         assert!(
             table.len() * cache.block_tokens >= positions,
@@ -194,6 +197,7 @@ impl AttentionShape {
             "{self:?}"
         );
         assert!((1..=256).contains(&self.head_dim), "{self:?}");
+        assert_ne!(self.window, Some(0), "a row sees at least itself");
         assert_eq!(q.width(), width, "width of the queries");
         assert_eq!(out, q.len() * width, "elements of the output");
     }

@@ -364,3 +364,42 @@ fn cache_sizes_are_counted() {
     assert_eq!(cache.bytes(), shape.bytes_per_token(KvDtype::Bf16) * 5 * 16);
     assert_eq!((cache.shape(), cache.dtype()), (shape, KvDtype::Bf16));
 }
+
+/// Attends to three positions of one sequence with segments and a window that a caller made up.
+fn attend_to(segments: &[Segment], window: Option<u32>) {
+    let compute = &mut Compute::new(1);
+    let shape = AttentionShape {
+        window,
+        ..shape(1, 1, 16)
+    };
+    let world = World::new(shape, 16, KvDtype::F32, &[3]);
+    let (q, mut out) = (vec![0.0; 3 * 16], vec![0.0; 3 * 16]);
+    let batch = PagedBatch {
+        cache: &world.cache,
+        layer: LAYER,
+        segments,
+        tables: &world.sequences[0].blocks,
+    };
+    paged_attention(compute, &shape, Rows::whole(&q, 16), &batch, &mut out);
+}
+
+fn rows(start: usize, end: usize) -> Segment {
+    Segment {
+        rows: Range { start, end },
+        start: 0,
+        table: 0..1,
+    }
+}
+
+/// After a reversed one two segments could have the same rows, and two threads write to them.
+#[test]
+#[should_panic(expected = "rows of Segment")]
+fn rows_of_a_segment_do_not_run_backwards() {
+    attend_to(&[rows(0, 2), rows(2, 1), rows(1, 3)], None);
+}
+
+#[test]
+#[should_panic(expected = "at least itself")]
+fn a_window_holds_a_position() {
+    attend_to(&[rows(0, 3)], Some(0));
+}
