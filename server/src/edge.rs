@@ -18,7 +18,7 @@ use tower::Service as _;
 
 use crate::app::App;
 use crate::call::{Call, CallBody};
-use crate::deadline::{Deadline, parse_grpc_timeout};
+use crate::clock::{Deadline, parse_grpc_timeout};
 use crate::method::{Method, Role};
 use crate::pages;
 use crate::status::Fault;

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use crate::clock::Stopwatch;
 
 /// A generation's line, written when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Journal {
     request_id: String,
     model: String,
-    begun: Instant,
+    begun: Stopwatch,
     /// From its arrival to its first step.
     queued: Option<Duration>,
     /// From its arrival to its first token.
@@ -23,7 +23,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// A generation that arrived at `begun`. One that is dropped without an end was cancelled.
-    pub(crate) fn new(request_id: &str, model: &str, begun: Instant, prompt_tokens: u32) -> Self {
+    pub(crate) fn new(request_id: &str, model: &str, begun: Stopwatch, prompt_tokens: u32) -> Self {
         Self {
             request_id: request_id.to_owned(),
             model: model.to_owned(),
@@ -75,7 +75,7 @@ impl Drop for Journal {
 }
 
 /// An embedding's line.
-pub(crate) fn embedded(request_id: &str, model: &str, begun: Instant, usage: Embedded) {
+pub(crate) fn embedded(request_id: &str, model: &str, begun: Stopwatch, usage: Embedded) {
     tracing::info!(
         request_id,
         model,

@@ -7,13 +7,12 @@ use engine::executor::{EncodeInput, Pooling};
 use engine::request::Token;
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use proto::v1;
-use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status, Streaming};
 
 use super::validate;
 use crate::app::App;
-use crate::deadline::Deadline;
+use crate::clock::{Deadline, Stopwatch};
 use crate::journal::{self, Embedded};
 use crate::limits::{EMBED_INPUTS_AT_ONCE, EMBED_INPUTS_MAX, EMBED_REQUESTS_AT_ONCE};
 use crate::registry::Encoder;
@@ -27,7 +26,7 @@ pub(crate) async fn embed(
     deadline: Deadline,
     request: v1::EmbedRequest,
 ) -> Result<(String, v1::EmbedResponse), Fault> {
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let encoder = app.registry.encoder(&request.model)?;
     let request_id = validate::request_id(&request.request_id, metadata, || app.ids.request_id())?;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);

@@ -8,13 +8,12 @@ use engine::handle::{Generate, Tokens};
 use engine::request::Token;
 use proto::v1;
 use proto::v1::generate_request::Input;
-use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
 use super::generation::{Generation, Logprobs, Opening};
 use super::validate::{self, Checked};
 use crate::app::App;
-use crate::deadline::Deadline;
+use crate::clock::{Deadline, Stopwatch};
 use crate::journal::Journal;
 use crate::registry::{Decoder, TextTools};
 use crate::status::{Fault, empty_input, input_too_large};
@@ -34,7 +33,7 @@ pub(crate) async fn begin(
     deadline: Deadline,
     mut request: v1::GenerateRequest,
 ) -> Result<Generation, Fault> {
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let decoder = app.registry.decoder(&request.model)?;
     let checked = validate::generate(&mut request, decoder.facts.vocab_size, &decoder.end_tokens)?;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);

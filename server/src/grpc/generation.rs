@@ -18,7 +18,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::app::RunningEntry;
-use crate::deadline::Deadline;
+use crate::clock::Deadline;
 use crate::journal::Journal;
 use crate::status::{Fault, fault_of_end};
 use crate::text::stream::{Chunk, TextStream};

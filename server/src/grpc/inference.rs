@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::generation::Generation;
 use super::{complete, embed, generate, tokenize};
 use crate::app::App;
-use crate::deadline::Deadline;
+use crate::clock::Deadline;
 use crate::status::Fault;
 
 /// The service over one server's state.

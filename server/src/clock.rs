@@ -1,4 +1,5 @@
-//! When a call must have ended. The only place of the edge that looks at a clock.
+//! The edge's clock: how long something took, and when it must have ended. No other file of the
+//! edge reads the time.
 
 use std::time::Duration;
 
@@ -6,6 +7,22 @@ use tokio::time::{Instant, Sleep};
 
 /// The time engines have to report a deadline.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// Counts from its start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Begins now.
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since its start.
+    pub(crate) fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
 
 /// The end of a call's time.
 #[derive(Clone, Copy, Debug)]
