@@ -69,16 +69,23 @@ fn every_flag_is_in_the_operating_page() {
     let page =
         std::fs::read_to_string(root().join("docs/operating.md")).expect("docs/operating.md");
     let command = server::args::Args::command();
-    let serve = command
-        .find_subcommand("serve")
-        .expect("the sub-command serve");
-    for flag in serve
-        .get_arguments()
-        .filter_map(|argument| argument.get_long())
-    {
-        assert!(
-            flag == "help" || page.contains(&format!("`--{flag}`")),
-            "--{flag} is not explained"
-        );
+    for name in ["serve", "health"] {
+        let command = command.find_subcommand(name).expect("a sub-command");
+        for argument in command.get_arguments() {
+            let flag = argument.get_long().expect("there are only flags");
+            if flag == "help" {
+                continue;
+            }
+            assert!(
+                page.contains(&format!("`--{flag}`")),
+                "--{flag} is not explained"
+            );
+            // The page says which sub-command reads the environment.
+            assert_eq!(
+                argument.get_env().is_some(),
+                name == "serve",
+                "the variable of {name} --{flag}"
+            );
+        }
     }
 }
