@@ -26,8 +26,26 @@ pub fn gelu_tanh(compute: &mut Compute, x: &mut [f32]) {
     in_place(compute, Function::GeluTanh, x);
 }
 
+/// An activation that a linear layer applies to its outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Gelu by the error function.
+    GeluErf,
+    /// Gelu in the tanh form.
+    GeluTanh,
+}
+
+impl From<Activation> for Function {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::GeluErf => Self::GeluErf,
+            Activation::GeluTanh => Self::GeluTanh,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
-enum Function {
+pub(crate) enum Function {
     Silu,
     GeluTanh,
     GeluErf,
@@ -116,9 +134,9 @@ fn in_place(compute: &mut Compute, function: Function, x: &mut [f32]) {
     });
 }
 
-struct InPlace<'a> {
-    function: Function,
-    x: &'a mut [f32],
+pub(crate) struct InPlace<'a> {
+    pub(crate) function: Function,
+    pub(crate) x: &'a mut [f32],
 }
 
 impl Kernel for InPlace<'_> {

@@ -32,7 +32,8 @@ impl Call<'_> {
         self.shape.heads / self.shape.kv_heads
     }
 
-    /// Fills pages of the sequences from rows of keys and values.
+    /// Fills pages of the sequences, all heads of one after the other, from rows of keys and
+    /// values. The sequences stand in the order of their pages, each at pages of its own.
     pub(crate) fn pack(
         &self,
         compute: &mut Compute,
@@ -40,21 +41,23 @@ impl Call<'_> {
         lanes: &mut [f32],
     ) {
         let level = compute.level();
+        let AttentionShape {
+            kv_heads, head_dim, ..
+        } = *self.shape;
+        let size = kv_heads * PageLayout::new::<f32>(head_dim).page();
+        let pages = lanes.len() / size;
         let lanes = SharedMut::new(lanes);
-        let work = k.len() * self.shape.head_dim * 4;
-        compute.run_chunks(self.shape.kv_heads, work, &|heads| {
-            for head in heads {
-                vectorize(
-                    level,
-                    Pack {
-                        call: self,
-                        head,
-                        k,
-                        v,
-                        lanes,
-                    },
-                );
-            }
+        compute.run_chunks(pages, PAGE * kv_heads * head_dim * 4, &|pages| {
+            vectorize(
+                level,
+                Pack {
+                    call: self,
+                    pages,
+                    k,
+                    v,
+                    lanes,
+                },
+            );
         });
     }
 
@@ -246,10 +249,10 @@ impl<T: PageLane> Running<'_, '_, T> {
     }
 }
 
-/// Writes one head of keys and values into the pages of their sequences.
+/// Writes keys and values into some pages of their sequences.
 struct Pack<'a, 'c> {
     call: &'a Call<'c>,
-    head: usize,
+    pages: Range<usize>,
     k: Rows<'a>,
     v: Rows<'a>,
     lanes: SharedMut<'a, f32>,
@@ -264,20 +267,34 @@ impl Kernel for Pack<'_, '_> {
             kv_heads, head_dim, ..
         } = *self.call.shape;
         let layout = PageLayout::new::<f32>(head_dim);
-        let columns = self.head * head_dim..(self.head + 1) * head_dim;
-        for index in 0..self.call.sequences {
-            let Sequence { rows, order, .. } = (self.call.sequence)(index);
-            let Order::From(first) = order else {
-                unreachable!("packed sequences lie in pages of their own")
-            };
-            for (place, row) in rows.enumerate() {
-                let page = ((first + place / PAGE) * kv_heads + self.head) * layout.page();
-                // SAFETY: pages of a head belong to one task.
-                let page = unsafe { self.lanes.slice(page..page + layout.page()) };
-                let (key, value) = (self.k.row(row), self.v.row(row));
-                let (key, value) = (&key[columns.clone()], &value[columns.clone()]);
-                f32::write(page, &layout, place % PAGE, key, value);
+        let size = kv_heads * layout.page();
+        let mut index = 0;
+        for page in self.pages.clone() {
+            while index + 1 < self.call.sequences && self.first_page(index + 1) <= page {
+                index += 1;
             }
+            let rows = (self.call.sequence)(index).rows;
+            let start = rows.start + (page - self.first_page(index)) * PAGE;
+            // SAFETY: each page belongs to one task.
+            let lanes = unsafe { self.lanes.slice(page * size..(page + 1) * size) };
+            // Head by head: sixteen rows of a head's keys and its page stay in the nearest cache.
+            for (head, lanes) in lanes.chunks_exact_mut(layout.page()).enumerate() {
+                let columns = head * head_dim..(head + 1) * head_dim;
+                for (slot, row) in (start..rows.end.min(start + PAGE)).enumerate() {
+                    let key = &self.k.row(row)[columns.clone()];
+                    let value = &self.v.row(row)[columns.clone()];
+                    f32::write(lanes, &layout, slot, key, value);
+                }
+            }
+        }
+    }
+}
+
+impl Pack<'_, '_> {
+    fn first_page(&self, index: usize) -> usize {
+        match (self.call.sequence)(index).order {
+            Order::From(first) => first,
+            Order::Table { .. } => unreachable!("packed sequences lie in pages of their own"),
         }
     }
 }

@@ -7,9 +7,11 @@
 #![expect(unsafe_code, reason = "register tiles read through pointers")]
 
 use crate::Compute;
+use crate::activation::{Function, InPlace};
 use crate::buffer::{Buffer, Number};
 use crate::shared::SharedMut;
 use crate::simd::{F32Lanes, Format, Kernel, LANES, Simd, prefetch, vectorize};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Packed weights `[outputs, inputs]`; lanes hold `1` (f32) or `2` (bf16) weights.
@@ -19,6 +21,13 @@ pub(crate) struct Panels<T: Number> {
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
     pub(crate) steps: usize,
+}
+
+/// What happens to sums before they are left in `y`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct After<'a> {
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) activation: Option<Function>,
 }
 
 /// Lanes that choose how they are multiplied.
@@ -58,12 +67,12 @@ impl<T: Lane> Panels<T> {
         }
     }
 
-    /// Overwrites `y` with `x W^T + bias`.
+    /// Overwrites `y` with `activation(x W^T + bias)`.
     pub(crate) fn forward(
         &self,
         compute: &mut Compute,
         x: &[f32],
-        bias: Option<&[f32]>,
+        after: After<'_>,
         y: &mut [f32],
     ) {
         let rows = x.len() / self.inputs;
@@ -71,11 +80,9 @@ impl<T: Lane> Panels<T> {
             return;
         }
         let level = compute.level();
-        let tiling = vectorize(level, Tile { rows });
-        // The largest input of a step is two floats: a word.
-        let words = tiling.count() * tiling.height * self.steps;
+        let tiling = vectorize(level, Tile::<T>::new(rows, self.steps));
         let mut memory = compute.take_scratch();
-        let scratch = SharedMut::new(memory.words(words));
+        let scratch = SharedMut::new(memory.words(tiling.count() * tiling.words));
         compute.run_chunks(tiling.count(), tiling.height * self.inputs, &|tiles| {
             vectorize(
                 level,
@@ -98,7 +105,7 @@ impl<T: Lane> Panels<T> {
                     weights: self,
                     tiling,
                     scratch,
-                    bias,
+                    after,
                     y,
                     panels,
                     tiles,
@@ -115,6 +122,8 @@ struct Tiling {
     rows: usize,
     height: usize,
     last: usize,
+    /// Words that the inputs of a tile take.
+    words: usize,
 }
 
 impl Tiling {
@@ -133,11 +142,23 @@ impl Tiling {
     }
 }
 
-struct Tile {
+struct Tile<T> {
     rows: usize,
+    steps: usize,
+    lane: PhantomData<T>,
 }
 
-impl Kernel for Tile {
+impl<T> Tile<T> {
+    fn new(rows: usize, steps: usize) -> Self {
+        Self {
+            rows,
+            steps,
+            lane: PhantomData,
+        }
+    }
+}
+
+impl<T: Lane> Kernel for Tile<T> {
     type Output = Tiling;
 
     #[inline(always)]
@@ -151,10 +172,12 @@ impl Kernel for Tile {
         let highest = heights[heights.len() - 1];
         let height = fit(self.rows.div_ceil(self.rows.div_ceil(highest)));
         let last = fit(self.rows - (self.rows - 1) / height * height);
+        let bytes = height * self.steps * size_of::<InputOf<T, S>>();
         Tiling {
             rows: self.rows,
             height,
             last,
+            words: bytes.div_ceil(size_of::<u64>()),
         }
     }
 }
@@ -173,17 +196,17 @@ impl<T: Lane> Kernel for Pack<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Panels { inputs, steps, .. } = *self.panels;
+        let inputs = self.panels.inputs;
         for tile in self.tiles {
             let (rows, height) = self.tiling.tile(tile);
-            let words = tile * self.tiling.height * steps;
+            let words = tile * self.tiling.words;
             // SAFETY: each tile has its own words and belongs to one task.
-            let to = unsafe { self.scratch.slice(words..words + height * steps) };
+            let to = unsafe { self.scratch.slice(words..words + self.tiling.words) };
             let to = to.as_mut_ptr().cast::<<T::On<S> as Format<S>>::Input>();
             for (i, row) in rows.enumerate() {
                 let x = &self.x[row * inputs..(row + 1) * inputs];
-                // SAFETY: an input is at most a word, so `height * steps` of them fit; this row
-                // writes at `i + step * height` for each step.
+                // SAFETY: the words of a tile hold `height * steps` inputs; this row writes at
+                // `i + step * height` for each step.
                 unsafe { T::On::<S>::pack(simd, x, to.add(i), height) };
             }
         }
@@ -245,7 +268,7 @@ struct Part<'a, T: Lane> {
     weights: &'a Panels<T>,
     tiling: Tiling,
     scratch: SharedMut<'a, u64>,
-    bias: Option<&'a [f32]>,
+    after: After<'a>,
     y: SharedMut<'a, f32>,
     panels: Range<usize>,
     tiles: Range<usize>,
@@ -367,13 +390,17 @@ impl<T: Lane> Part<'_, T> {
         (panels, steps): (Range<usize>, Range<usize>),
     ) {
         let (rows, height) = self.tiling.tile(tile);
-        let words = tile * self.tiling.height * self.weights.steps;
+        let words = tile * self.tiling.words;
+        let finished = self
+            .after
+            .activation
+            .filter(|_| steps.end == self.weights.steps);
         // SAFETY: packing is over, so the words are only read; each tile begins at its own.
         let inputs = unsafe { self.scratch.start().add(words).cast::<InputOf<T, S>>() };
         // SAFETY: the tile holds `height` inputs for each step.
         let inputs = unsafe { inputs.add(steps.start * height) };
         let at = At {
-            rows,
+            rows: rows.clone(),
             panel: panels.start,
             steps,
             inputs,
@@ -387,6 +414,28 @@ impl<T: Lane> Part<'_, T> {
             8 if S::WIDE => self.columns::<S, 8>(simd, at, panels.end),
             12 if S::WIDE => self.columns::<S, 12>(simd, at, panels.end),
             _ => unreachable!("no kernel of height {height}"),
+        }
+        if let Some(function) = finished {
+            self.activate(simd, function, rows, panels);
+        }
+    }
+
+    /// Applies the activation to the columns of some panels, which were just written.
+    #[inline(always)]
+    fn activate<S: Simd>(
+        &self,
+        simd: S,
+        function: Function,
+        rows: Range<usize>,
+        panels: Range<usize>,
+    ) {
+        let outputs = self.weights.outputs;
+        let columns = panels.start * LANES..outputs.min(panels.end * LANES);
+        for row in rows {
+            let row = row * outputs;
+            // SAFETY: rows and panels of a task are its own.
+            let x = unsafe { self.y.slice(row + columns.start..row + columns.end) };
+            InPlace { function, x }.run(simd);
         }
     }
 
@@ -444,7 +493,10 @@ impl<T: Lane> Part<'_, T> {
         unsafe {
             multiply::<S, T::On<S>, R, P>(simd, at.steps.len(), inputs, lanes, &mut sums);
         }
-        let bias = self.bias.filter(|_| at.steps.end == self.weights.steps);
+        let bias = self
+            .after
+            .bias
+            .filter(|_| at.steps.end == self.weights.steps);
         self.each::<R, P>(at, |row, p, y| {
             let mut sum = sums[row][p];
             if let Some(bias) = bias {

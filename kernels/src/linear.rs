@@ -2,7 +2,8 @@
 #![expect(unsafe_code, reason = "threads write to one slice")]
 
 use crate::Compute;
-use crate::gemm::Panels;
+use crate::activation::Activation;
+use crate::gemm::{After, Panels};
 use crate::shared::SharedMut;
 use crate::simd::LANES;
 use half::bf16;
@@ -90,6 +91,28 @@ impl Linear {
 
     /// Overwrites `y` `[rows, outputs]` with `x W^T + b` for `x` `[rows, inputs]`.
     pub fn forward(&self, compute: &mut Compute, x: &[f32], y: &mut [f32]) {
+        self.multiply(compute, x, None, y);
+    }
+
+    /// Overwrites `y` with `activation(x W^T + b)`: the same bits as the two one after the other,
+    /// without going through memory between them.
+    pub fn forward_activated(
+        &self,
+        compute: &mut Compute,
+        x: &[f32],
+        activation: Activation,
+        y: &mut [f32],
+    ) {
+        self.multiply(compute, x, Some(activation), y);
+    }
+
+    fn multiply(
+        &self,
+        compute: &mut Compute,
+        x: &[f32],
+        activation: Option<Activation>,
+        y: &mut [f32],
+    ) {
         let LinearShape { outputs, inputs } = self.shape();
         assert!(
             x.len().is_multiple_of(inputs),
@@ -97,9 +120,13 @@ impl Linear {
             x.len()
         );
         assert_eq!(y.len(), x.len() / inputs * outputs, "rows of x and y");
+        let after = After {
+            bias: self.bias.as_deref(),
+            activation: activation.map(Into::into),
+        };
         match &self.weight {
-            Weight::F32(panels) => panels.forward(compute, x, self.bias.as_deref(), y),
-            Weight::Bf16(panels) => panels.forward(compute, x, self.bias.as_deref(), y),
+            Weight::F32(panels) => panels.forward(compute, x, after, y),
+            Weight::Bf16(panels) => panels.forward(compute, x, after, y),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The encoder: BERT-style networks over packed inputs, driven by a spec, and pooling.
 
 use engine::executor::{EncodeInput, Encoder, ExecutorError, Pooling};
-use kernels::activation::{gelu_erf, gelu_tanh};
+use kernels::activation::Activation;
 use kernels::attention::{AttentionShape, Packed, packed_attention};
 use kernels::embedding::Embedding;
 use kernels::linear::Linear;
@@ -10,7 +10,7 @@ use kernels::{Compute, Rows};
 
 use crate::load::LoadError;
 use crate::source::{Part, Source};
-use crate::spec::{Activation, EncoderSpec};
+use crate::spec::EncoderSpec;
 
 /// A network with its weights, on CPU threads of its own.
 #[derive(Debug)]
@@ -168,11 +168,9 @@ impl CpuEncoder {
         let residual = &mut self.buffers.residual[..rows * spec.hidden];
         let update = &mut self.buffers.update[..rows * spec.hidden];
         let ffn = &mut self.buffers.ffn[..rows * spec.ffn];
-        layer.up.forward(compute, residual, ffn);
-        match spec.activation {
-            Activation::GeluErf => gelu_erf(compute, ffn),
-            Activation::GeluTanh => gelu_tanh(compute, ffn),
-        }
+        layer
+            .up
+            .forward_activated(compute, residual, spec.activation, ffn);
         layer.down.forward(compute, ffn, update);
         add_layer_norm(compute, residual, update, &layer.ffn_norm.at(spec.norm_eps));
     }

@@ -1,6 +1,7 @@
 //! What a network is, as data: one decoder and one encoder are driven by these.
 
 use engine::executor::Pooling;
+use kernels::activation::Activation;
 
 /// A decoder: pre-norm residual blocks of rotary attention and a gated MLP.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,15 +157,6 @@ pub(crate) struct EncoderSpec {
     pub(crate) norm_eps: f32,
     /// The MLP's activation.
     pub(crate) activation: Activation,
-}
-
-/// The activation of a plain MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activation {
-    /// GELU by the error function.
-    GeluErf,
-    /// The tanh approximation of GELU.
-    GeluTanh,
 }
 
 /// A network of either kind.

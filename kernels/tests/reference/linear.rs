@@ -2,11 +2,12 @@
 
 use crate::{assert_close, assert_same_bits, each_level, plain, random};
 use half::bf16;
+use kernels::activation::{Activation, gelu_erf, gelu_tanh};
 use kernels::embedding::Embedding;
 use kernels::linear::{Linear, LinearShape};
 use kernels::{Compute, Level};
 
-const SHAPES: [(usize, usize); 7] = [
+const SHAPES: [(usize, usize); 8] = [
     (1, 1),
     (3, 5),
     (16, 32),
@@ -14,6 +15,8 @@ const SHAPES: [(usize, usize); 7] = [
     (96, 64),
     (81, 601),
     (33, 1100),
+    // More steps than one block has, for one row too.
+    (17, 4200),
 ];
 
 fn halves(weight: &[f32]) -> Vec<bf16> {
@@ -84,6 +87,36 @@ fn rows_do_not_know_each_other() {
                             );
                         }
                     }
+                }
+            }
+        }
+    });
+}
+
+/// Fused or one after the other: the same bits, whatever block of steps is the last.
+#[test]
+fn an_activation_changes_no_bit_of_its_own() {
+    each_level(|compute| {
+        for (outputs, inputs) in [(1, 1), (50, 33), (200, 1100)] {
+            let shape = LinearShape { outputs, inputs };
+            let weight = random(7, outputs * inputs);
+            let bias = random(8, outputs);
+            for layer in [
+                Linear::from_f32(shape, &weight, Some(&bias)),
+                Linear::from_bf16(shape, &halves(&weight), None),
+            ] {
+                for rows in [1, 5, 13, 300] {
+                    let x = random(9, rows * inputs);
+                    let mut apart = vec![f32::NAN; rows * outputs];
+                    let mut fused = apart.clone();
+                    layer.forward(compute, &x, &mut apart);
+                    gelu_erf(compute, &mut apart);
+                    layer.forward_activated(compute, &x, Activation::GeluErf, &mut fused);
+                    assert_same_bits(&fused, &apart, "erf");
+                    layer.forward(compute, &x, &mut apart);
+                    gelu_tanh(compute, &mut apart);
+                    layer.forward_activated(compute, &x, Activation::GeluTanh, &mut fused);
+                    assert_same_bits(&fused, &apart, "tanh");
                 }
             }
         }

@@ -1,11 +1,12 @@
 //! BERT and what shares its architecture (MiniLM, BGE, E5 and GTE in their first versions).
 
+use kernels::activation::Activation;
 use serde_json::json;
 
 use crate::config::Config;
 use crate::families::{CONTEXT_MAX, HEAD_DIM_MAX, HEADS_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
 use crate::load::LoadError;
-use crate::spec::{Activation, EncoderSpec, Network};
+use crate::spec::{EncoderSpec, Network};
 
 /// The spec of a `BertModel` or `BertForMaskedLM`, of which only the encoder is used.
 pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
