@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Readiness;
 use crate::lifecycle::Lifecycle;
 use crate::limits::Limits;
 use crate::registry::Registry;
+use crate::status::Fault;
+use crate::sweeper::Sweeper;
 
 /// The shared state of one server.
 #[derive(Debug)]
@@ -31,7 +33,11 @@ pub struct App {
     pub(crate) running: Running,
     /// One permit for each call of `Inference`.
     pub(crate) calls: Arc<Semaphore>,
+    /// Ends answers that nobody reads.
+    pub(crate) sweeper: Sweeper,
     pub(crate) ids: Ids,
+    /// Seconds since 1970 as templates see them.
+    pub now: fn() -> i64,
 }
 
 impl App {
@@ -45,8 +51,23 @@ impl App {
             metrics,
             readiness: watch::Sender::new(Readiness::default()),
             running: Running::default(),
+            sweeper: Sweeper::default(),
             ids: Ids::default(),
+            now: engine::clock::unix_seconds,
         }
+    }
+
+    /// A place among the calls that run at once.
+    pub(crate) fn take_place(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        Arc::clone(&self.calls)
+            .try_acquire_owned()
+            .map_err(|_| self.no_place())
+    }
+
+    /// There is no such place.
+    pub(crate) fn no_place(&self) -> Fault {
+        let calls_max = self.limits.calls_max;
+        Fault::queue_full(format!("{calls_max} calls run already")).with("calls_max", calls_max)
     }
 }
 

@@ -2,76 +2,271 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use metrics::{Gauge, counter, gauge};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::{Code, Status};
 
-use crate::edge::Admission;
-use crate::method::Method;
-use crate::metrics::{CALLS, PANICS, REQUESTS};
-use crate::status::{Fault, code_name};
+use crate::clock::{Deadline, Stopwatch};
+use crate::journal::Report;
+use crate::method::{Method, Role};
+use crate::metrics::{CALL_ERRORS, CALLS, PANICS, REQUESTS};
+use crate::status::{Ending, Fault, code_name};
+use crate::sweeper::Rules;
+
+/// One of the calls that may run at once; empty until the method takes it, and after the end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Place {
+    /// Keeps a permit until the call ends.
+    pub(crate) fn hold(&self, permit: OwnedSemaphorePermit) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(permit);
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
 
 /// A call that runs. Dropped without an end it counts as CANCELLED: the client went away.
 pub(crate) struct Call {
     method: Method,
     running: Gauge,
-    admission: Option<Admission>,
+    pub(crate) report: Arc<Report>,
+    pub(crate) place: Place,
+    /// Makes a drain wait for it.
+    work: Option<TaskTrackerToken>,
     ended: bool,
 }
 
 impl Call {
-    pub(crate) fn begin(method: Method) -> Self {
+    pub(crate) fn begin(method: Method, report: Report) -> Self {
         let running = gauge!(CALLS, "method" => method.label());
         running.increment(1.0);
         Self {
             method,
             running,
-            admission: None,
+            report: Arc::new(report),
+            place: Place::default(),
+            work: None,
             ended: false,
         }
     }
 
-    /// Keeps a place until the end.
-    pub(crate) fn hold(&mut self, admission: Option<Admission>) {
-        self.admission = admission;
+    /// A drain waits for its end.
+    pub(crate) fn hold(&mut self, work: TaskTrackerToken) {
+        self.work = Some(work);
     }
 
-    /// Counts the end. Later ends are ignored.
-    pub(crate) fn end(&mut self, code: Code) {
-        if !std::mem::replace(&mut self.ended, true) {
-            let (method, code) = (self.method.label(), code_name(code));
-            counter!(REQUESTS, "method" => method, "code" => code).increment(1);
-            self.running.decrement(1.0);
-            self.admission = None;
-            tracing::debug!(method, code, "call ended");
+    /// Counts the end and writes its line. Later ends are ignored.
+    pub(crate) fn end(&mut self, ending: Ending) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
         }
+        let (method, code) = (self.method.label(), code_name(ending.code));
+        counter!(REQUESTS, "method" => method, "code" => code).increment(1);
+        if let Some(reason) = ending.reason {
+            counter!(CALL_ERRORS, "method" => method, "reason" => reason).increment(1);
+        }
+        self.running.decrement(1.0);
+        self.report.write(self.method, ending);
+        self.place.clear();
+        self.work = None;
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.end(Code::Cancelled);
+        self.end(Ending::CANCELLED);
+    }
+}
+
+/// The answer of one call, as the sweeper sees it too: whoever reads it may never come back.
+pub(crate) struct Answer {
+    state: Mutex<State>,
+    /// Ends the connection it belongs to.
+    connection: CancellationToken,
+}
+
+enum State {
+    Running(Box<Running>),
+    /// Ended while nobody read it: what to say when somebody does.
+    Swept {
+        status: Status,
+        since: Stopwatch,
+    },
+    Done,
+}
+
+struct Running {
+    body: Body,
+    call: Call,
+    ends: Option<Deadline>,
+    stage: Stage,
+    /// Whoever waits for the next frame.
+    reader: Option<Waker>,
+}
+
+/// Who waits for whom.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// The reader has a frame, and has not asked for another since then.
+    Delivered(Stopwatch),
+    /// The reader has asked.
+    Waiting,
+}
+
+impl Answer {
+    /// An answer that must end by `ends`.
+    pub(crate) fn new(
+        body: Body,
+        call: Call,
+        ends: Option<Deadline>,
+        connection: CancellationToken,
+    ) -> Arc<Self> {
+        let running = Running {
+            body,
+            call,
+            ends,
+            stage: Stage::Delivered(Stopwatch::start()),
+            reader: None,
+        };
+        Arc::new(Self {
+            state: Mutex::new(State::Running(Box::new(running))),
+            connection,
+        })
+    }
+
+    /// Ends what breaks the rules; whether there is anything left to look after.
+    pub(crate) fn sweep(&self, rules: &Rules) -> bool {
+        let mut state = self.state();
+        let fault = match &*state {
+            State::Done => return false,
+            State::Swept { since, .. } => {
+                let gone = since.elapsed() >= rules.stall_timeout;
+                if gone {
+                    self.connection.cancel();
+                }
+                return !gone;
+            }
+            State::Running(running) => running.verdict(rules),
+        };
+        let Some(fault) = fault else { return true };
+        let State::Running(mut running) = std::mem::replace(&mut *state, State::Done) else {
+            return false;
+        };
+        let status = fault.into_status(running.call.report.trailers());
+        let ending = Ending::of(&status);
+        *state = State::Swept {
+            status,
+            since: Stopwatch::start(),
+        };
+        drop(state);
+        running.call.end(ending);
+        let reader = running.reader.take();
+        // What makes the body may take its time to end; nobody waits for it here.
+        drop(running);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        true
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Panics of a body are caught before they pass the guard.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    fn verdict(&self, rules: &Rules) -> Option<Fault> {
+        if self.ends.is_some_and(Deadline::has_passed) {
+            return Some(Fault::deadline());
+        }
+        let control = self.call.method.role() == Role::Control;
+        match self.stage {
+            Stage::Delivered(since) => {
+                let unread = since.elapsed();
+                if unread >= rules.stall_timeout {
+                    return Some(Fault::consumer_too_slow());
+                }
+                if unread < rules.linger {
+                    return None;
+                }
+                if rules.aborts || rules.leaves && control {
+                    return Some(Fault::draining());
+                }
+                self.call.report.is_aborted().then(Fault::aborted)
+            }
+            Stage::Waiting if rules.aborts_all || rules.leaves && control => {
+                Some(Fault::draining())
+            }
+            Stage::Waiting => None,
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let body = &mut self.body;
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(context)));
+        let Ok(polled) = polled else {
+            counter!(PANICS).increment(1);
+            let status = Status::from(Fault::panic());
+            self.body = Body::empty();
+            self.call.end(Ending::of(&status));
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
+                    self.call.end(Ending::of(&status));
+                }
+            }
+            Poll::Ready(Some(Err(status))) => self.call.end(Ending::of(status)),
+            Poll::Ready(None) => self.call.end(Ending::OK),
+            Poll::Pending => {}
+        }
+        self.stage = if polled.is_ready() {
+            Stage::Delivered(Stopwatch::start())
+        } else {
+            let waits = self.reader.as_ref();
+            if !waits.is_some_and(|waker| waker.will_wake(context.waker())) {
+                self.reader = Some(context.waker().clone());
+            }
+            Stage::Waiting
+        };
+        polled
     }
 }
 
 /// The body of an answer. A panic while it is made costs this call alone.
-pub(crate) struct CallBody {
-    body: Body,
-    call: Call,
+pub(crate) struct CallBody<G> {
+    answer: Arc<Answer>,
+    /// Lives as long as the connection has something to send.
+    _open: G,
 }
 
-impl CallBody {
-    pub(crate) fn new(body: Body, call: Call) -> Self {
-        Self { body, call }
+impl<G> CallBody<G> {
+    pub(crate) fn new(answer: Arc<Answer>, open: G) -> Self {
+        Self {
+            answer,
+            _open: open,
+        }
     }
 }
 
-impl http_body::Body for CallBody {
+impl<G: Unpin> http_body::Body for CallBody<G> {
     type Data = Bytes;
     type Error = Status;
 
@@ -79,35 +274,46 @@ impl http_body::Body for CallBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { body, call } = self.get_mut();
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            Pin::new(&mut *body).poll_frame(context)
-        }));
-        let Ok(polled) = polled else {
-            counter!(PANICS).increment(1);
-            *body = Body::empty();
-            call.end(Code::Internal);
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers(&Fault::panic().into())))));
-        };
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-                    call.end(status.code());
+        let mut state = self.answer.state();
+        match &mut *state {
+            State::Running(running) => {
+                let polled = running.poll(context);
+                if running.call.ended {
+                    *state = State::Done;
                 }
+                polled
             }
-            Poll::Ready(Some(Err(status))) => call.end(status.code()),
-            Poll::Ready(None) => call.end(Code::Ok),
-            Poll::Pending => {}
+            State::Swept { status, .. } => {
+                let last = Frame::trailers(trailers(status));
+                *state = State::Done;
+                Poll::Ready(Some(Ok(last)))
+            }
+            State::Done => Poll::Ready(None),
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &*self.answer.state() {
+            State::Running(running) => running.body.is_end_stream(),
+            State::Swept { .. } => false,
+            State::Done => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &*self.answer.state() {
+            // Trailers may come at any time.
+            State::Running(_) | State::Swept { .. } => SizeHint::default(),
+            State::Done => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl<G> Drop for CallBody<G> {
+    /// The client went away, or has everything.
+    fn drop(&mut self) {
+        let state = std::mem::replace(&mut *self.answer.state(), State::Done);
+        drop(state);
     }
 }
 

@@ -47,6 +47,11 @@ impl Deadline {
         self.0.saturating_duration_since(Instant::now())
     }
 
+    /// Fires at this time.
+    pub(crate) fn sleep(self) -> Sleep {
+        tokio::time::sleep_until(self.0)
+    }
+
     /// Fires a moment after this time. Engines end their requests by themselves, and say more about
     /// them; this is for an engine that hangs.
     pub(crate) fn overdue(self) -> Sleep {
@@ -56,6 +61,11 @@ impl Deadline {
     /// A later one, for whoever watches over those who watch this one.
     pub(crate) fn with_grace(self) -> Self {
         Self(self.0 + 2 * GRACE)
+    }
+
+    /// Whether it is over.
+    pub(crate) fn has_passed(self) -> bool {
+        self.remaining().is_zero()
     }
 
     /// Runs `work` until this time; `None` when it was not done by then.

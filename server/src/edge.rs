@@ -2,14 +2,15 @@
 //! counting. gRPC goes to the services, everything else to the probes.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -17,11 +18,14 @@ use tonic::{Code, Status};
 use tower::Service as _;
 
 use crate::app::App;
-use crate::call::{Call, CallBody};
+use crate::arriving::Arriving;
+use crate::call::{Answer, Call, CallBody, Place};
 use crate::clock::{Deadline, parse_grpc_timeout};
-use crate::method::{Method, Role};
+use crate::grpc::validate::is_identifier;
+use crate::journal::Report;
+use crate::method::{Arrival, Method, Role};
 use crate::pages;
-use crate::status::Fault;
+use crate::status::{Ending, Fault};
 
 /// One server's way in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -30,10 +34,45 @@ pub(crate) struct Edge {
     routes: Routes,
 }
 
-/// What a call of `Inference` holds until its last byte is sent.
-pub(crate) struct Admission {
-    _permit: OwnedSemaphorePermit,
-    _work: TaskTrackerToken,
+/// Where a request comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin<G> {
+    /// Who sent it.
+    pub(crate) peer: SocketAddr,
+    /// Ends the connection.
+    pub(crate) connection: CancellationToken,
+    /// Dropped when the connection has nothing more to send of the answer.
+    pub(crate) open: G,
+}
+
+/// What a method knows of its call; travels in the request's extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    /// When it must have ended.
+    pub(crate) deadline: Deadline,
+    /// Whether the client has set that time, or the server's own limit is meant.
+    pub(crate) timeout: Timeout,
+    /// What it tells of itself.
+    pub(crate) report: Arc<Report>,
+    place: Place,
+}
+
+/// Where a call's deadline comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    /// `grpc-timeout`.
+    Asked,
+    /// The longest time a request may take.
+    Longest,
+}
+
+impl Context {
+    /// Makes this one of the calls that run, until it ends. Its message has arrived: a client that
+    /// sends half of one takes no place.
+    pub(crate) fn take_place(&self, app: &App) -> Result<(), Fault> {
+        self.place.hold(app.take_place()?);
+        Ok(())
+    }
 }
 
 impl Edge {
@@ -42,12 +81,13 @@ impl Edge {
     }
 
     /// Answers one request of either protocol.
-    pub(crate) async fn answer(
+    pub(crate) async fn answer<G: Send + Unpin + 'static>(
         self,
         request: Request<Incoming>,
+        origin: Origin<G>,
     ) -> Result<Response<Body>, Infallible> {
         Ok(match kind_of(&request) {
-            Kind::Grpc => self.grpc(request).await,
+            Kind::Grpc => self.grpc(request, origin).await,
             Kind::Http => pages::answer(&self.app, &request),
             Kind::GrpcOverHttp1 => pages::refuse(
                 StatusCode::HTTP_VERSION_NOT_SUPPORTED,
@@ -60,24 +100,44 @@ impl Edge {
         })
     }
 
-    async fn grpc(mut self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn grpc<G: Send + Unpin + 'static>(
+        mut self,
+        mut request: Request<Incoming>,
+        origin: Origin<G>,
+    ) -> Response<Body> {
         let method = Method::of(request.uri().path());
-        let mut call = Call::begin(method);
+        let request_id = named(request.headers()).unwrap_or_else(|| self.app.ids.request_id());
+        let mut call = Call::begin(method, Report::begin(origin.peer, request_id));
         match self.admit(method) {
-            Ok(admission) => call.hold(admission),
-            Err(fault) => return call.refuse(fault.into()),
+            Ok(Some(work)) => call.hold(work),
+            Ok(None) => {}
+            Err(fault) => return refuse(call, fault.into()),
         }
-        let timeout = request.headers().get("grpc-timeout");
-        let timeout = timeout.and_then(|value| parse_grpc_timeout(value.as_bytes()));
+        let asked = request.headers().get("grpc-timeout");
+        let asked = asked.and_then(|value| parse_grpc_timeout(value.as_bytes()));
         let longest = Deadline::after(self.app.limits.request_timeout_max);
-        let deadline = longest.or_after(timeout);
-        request.extensions_mut().insert(deadline);
+        let context = Context {
+            deadline: longest.or_after(asked),
+            timeout: asked.map_or(Timeout::Longest, |_| Timeout::Asked),
+            report: Arc::clone(&call.report),
+            place: call.place.clone(),
+        };
+        let deadline = context.deadline.with_grace();
+        // Streams that may last are limited only where their client says so.
+        let lasts = method.role() == Role::Control || method.arrival() == Arrival::Stream;
+        let ends = (!lasts || asked.is_some()).then_some(deadline);
+        request.extensions_mut().insert(context);
+        let message_timeout = match method.arrival() {
+            Arrival::Message => Some(self.app.limits.message_timeout),
+            Arrival::Stream => None,
+        };
+        let request = request.map(|body| Arriving::new(body, message_timeout));
         let work = AssertUnwindSafe(self.routes.call(request)).catch_unwind();
         // Methods keep their deadline by themselves and say more about it; this is for those that
-        // cannot, because their request does not arrive.
-        let status = match deadline.with_grace().limit(work).await {
+        // cannot.
+        let status = match deadline.limit(work).await {
             Some(Ok(Ok(response))) => match oversize(&response) {
-                None => return call.stream(response),
+                None => return self.stream(call, response, ends, origin),
                 Some(fault) => fault.into(),
             },
             Some(Ok(Err(never))) => match never {},
@@ -87,11 +147,11 @@ impl Edge {
             }
             None => Status::from(Fault::deadline()),
         };
-        call.refuse(status)
+        refuse(call, status)
     }
 
     /// Control and health are answered always; work only while there is room and no drain.
-    fn admit(&self, method: Method) -> Result<Option<Admission>, Fault> {
+    fn admit(&self, method: Method) -> Result<Option<TaskTrackerToken>, Fault> {
         if method.role() != Role::Work {
             return Ok(None);
         }
@@ -101,17 +161,31 @@ impl Edge {
         if lifecycle.draining.is_cancelled() {
             return Err(Fault::draining());
         }
-        let permit = Arc::clone(&self.app.calls)
-            .try_acquire_owned()
-            .map_err(|_| {
-                let calls_max = self.app.limits.calls_max;
-                Fault::queue_full(format!("{calls_max} calls run already"))
-                    .with("calls_max", calls_max)
-            })?;
-        Ok(Some(Admission {
-            _permit: permit,
-            _work: work,
-        }))
+        // The place itself is taken once the message is there; this spares the wait for it.
+        if method.arrival() == Arrival::Message && self.app.calls.available_permits() == 0 {
+            return Err(self.app.no_place());
+        }
+        Ok(Some(work))
+    }
+
+    /// Watches an answer to its end.
+    fn stream<G: Send + Unpin + 'static>(
+        &self,
+        mut call: Call,
+        mut response: Response<Body>,
+        ends: Option<Deadline>,
+        origin: Origin<G>,
+    ) -> Response<Body> {
+        name(&mut response, &call);
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            call.end(Ending::of(&status));
+            return response;
+        }
+        response.map(|body| {
+            let answer = Answer::new(body, call, ends, origin.connection);
+            self.app.sweeper.add(&answer);
+            Body::new(CallBody::new(answer, origin.open))
+        })
     }
 }
 
@@ -144,18 +218,26 @@ fn oversize(response: &Response<Body>) -> Option<Fault> {
     (status.code() == Code::OutOfRange).then(|| Fault::message_too_large(status.message()))
 }
 
-impl Call {
-    /// Ends the call before it began to stream.
-    fn refuse(self, status: Status) -> Response<Body> {
-        self.stream(status.into_http())
-    }
+/// Ends a call before it began to stream.
+fn refuse(mut call: Call, status: Status) -> Response<Body> {
+    call.end(Ending::of(&status));
+    let mut response = status.into_http();
+    name(&mut response, &call);
+    response
+}
 
-    /// Watches an answer to its end.
-    fn stream(mut self, response: Response<Body>) -> Response<Body> {
-        if let Some(status) = Status::from_header_map(response.headers()) {
-            self.end(status.code());
-            return response;
-        }
-        response.map(|body| Body::new(CallBody::new(body, self)))
+const REQUEST_ID: &str = "x-request-id";
+
+/// The id that the metadata gives the request, if it is one.
+fn named(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    is_identifier(id).then(|| id.to_owned())
+}
+
+/// Every answer tells the id its request goes by.
+fn name(response: &mut Response<Body>, call: &Call) {
+    // Request ids are checked to be characters that a header can hold.
+    if let Ok(id) = HeaderValue::try_from(call.report.request_id()) {
+        response.headers_mut().insert(REQUEST_ID, id);
     }
 }

@@ -6,6 +6,7 @@ use tonic_health::server::HealthReporter;
 
 use engine::handle::Health;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
@@ -52,8 +53,9 @@ pub(crate) async fn reporter(app: &App) -> HealthReporter {
     reporter
 }
 
-/// Reports every change of the engines until the server drains. Run as a task of its own.
-pub(crate) async fn follow(app: &App, reporter: &HealthReporter) {
+/// Reports every change of the engines until `stop`, then NOT_SERVING. Run as a task of its own;
+/// when it has ended, nothing says SERVING any more but `liveness`.
+pub(crate) async fn follow(app: &App, reporter: &HealthReporter, stop: &CancellationToken) {
     let mut engines: Vec<Engine> = app
         .registry
         .models()
@@ -73,14 +75,14 @@ pub(crate) async fn follow(app: &App, reporter: &HealthReporter) {
         app.readiness.send_replace(readiness);
         let changes: Vec<_> = engines.iter_mut().map(|e| Box::pin(e.changed())).collect();
         tokio::select! {
-            () = app.lifecycle.draining.cancelled() => return,
+            () = stop.cancelled() => return stopped(app, reporter).await,
             () = changed(changes) => {}
         }
     }
 }
 
 /// Says NOT_SERVING everywhere but under `liveness`: the first act of a drain.
-pub(crate) async fn stop(app: &App, reporter: &HealthReporter) {
+async fn stopped(app: &App, reporter: &HealthReporter) {
     report(reporter, Readiness::default()).await;
     for model in app.registry.models() {
         reporter

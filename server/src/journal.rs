@@ -1,99 +1,198 @@
-//! One line in the log for each request that was worked on: what it cost and how it ended, never
-//! what it said. `RUST_LOG=info,server::journal=off` leaves these lines out.
+//! One line in the log for each call that was worked on or refused: what it cost and how it ended,
+//! never what it said. `RUST_LOG=info,server::journal=off` leaves these lines out.
 
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Stopwatch;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
 
-/// A generation's line, written when it is dropped.
+use crate::clock::Stopwatch;
+use crate::method::{Method, Role};
+use crate::status::{Ending, code_name};
+
+/// What one call does, as its method learns it. Shared by the method, the answer and the edge.
 #[derive(Debug)]
-pub(crate) struct Journal {
-    request_id: String,
-    model: String,
+pub(crate) struct Report {
     begun: Stopwatch,
-    /// From its arrival to its first step.
-    queued: Option<Duration>,
-    /// From its arrival to its first token.
-    first_token: Option<Duration>,
-    prompt_tokens: u32,
-    cached_tokens: u32,
-    generated_tokens: usize,
-    end: &'static str,
+    peer: SocketAddr,
+    record: Mutex<Record>,
+    /// Cancelled when somebody aborts this request by its id.
+    aborted: OnceLock<CancellationToken>,
 }
 
-impl Journal {
-    /// A generation that arrived at `begun`. One that is dropped without an end was cancelled.
-    pub(crate) fn new(request_id: &str, model: &str, begun: Stopwatch, prompt_tokens: u32) -> Self {
+/// The figures of a call.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Record {
+    request_id: String,
+    model: String,
+    /// Sequences of a generation, inputs of an embedding.
+    n: Option<u32>,
+    prompt_tokens: u64,
+    cached_tokens: u64,
+    generated_tokens: u64,
+    /// From the call's begin to its first step, to its first token and to its last one.
+    queued: Option<Duration>,
+    first_token: Option<Duration>,
+    last_token: Option<Duration>,
+    finish: Option<&'static str>,
+}
+
+impl Report {
+    /// A call that begins now.
+    pub(crate) fn begin(peer: SocketAddr, request_id: String) -> Self {
+        let record = Record {
+            request_id,
+            ..Record::default()
+        };
         Self {
-            request_id: request_id.to_owned(),
-            model: model.to_owned(),
-            begun,
-            queued: None,
-            first_token: None,
-            prompt_tokens,
-            cached_tokens: 0,
-            generated_tokens: 0,
-            end: "CANCELLED",
+            begun: Stopwatch::start(),
+            peer,
+            record: Mutex::new(record),
+            aborted: OnceLock::new(),
         }
+    }
+
+    /// The id the request goes by.
+    pub(crate) fn request_id(&self) -> String {
+        self.record().request_id.clone()
+    }
+
+    /// The request named itself.
+    pub(crate) fn set_request_id(&self, request_id: &str) {
+        request_id.clone_into(&mut self.record().request_id);
+    }
+
+    /// Its model is known.
+    pub(crate) fn set_model(&self, model: &str) {
+        model.clone_into(&mut self.record().model);
+    }
+
+    /// It brought these many sequences or inputs, with as many tokens in their prompts together.
+    /// The requests of one stream add up.
+    pub(crate) fn add_work(&self, n: u32, prompt_tokens: u64) {
+        let mut record = self.record();
+        *record.n.get_or_insert(0) += n;
+        record.prompt_tokens += prompt_tokens;
+    }
+
+    /// Somebody may abort it.
+    pub(crate) fn abort_with(&self, aborted: CancellationToken) {
+        // A call is one generation at most; a second one would keep the first one's token.
+        let _set = self.aborted.set(aborted);
+    }
+
+    /// Whether somebody aborted it.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted
+            .get()
+            .is_some_and(CancellationToken::is_cancelled)
     }
 
     /// Its first sequence left the queue.
-    pub(crate) fn start(&mut self, cached_tokens: u32) {
-        self.queued = Some(self.begun.elapsed());
-        self.cached_tokens = cached_tokens;
+    pub(crate) fn start(&self, cached_tokens: u32) {
+        let mut record = self.record();
+        record.queued = Some(self.begun.elapsed());
+        record.cached_tokens = cached_tokens.into();
     }
 
     /// It got tokens.
-    pub(crate) fn tokens(&mut self, count: usize) {
+    pub(crate) fn tokens(&self, count: usize) {
         if count > 0 {
-            self.first_token.get_or_insert_with(|| self.begun.elapsed());
-            self.generated_tokens += count;
+            let now = self.begun.elapsed();
+            let mut record = self.record();
+            record.first_token.get_or_insert(now);
+            record.last_token = Some(now);
+            record.generated_tokens += count as u64;
         }
     }
 
-    /// It ended: the name of a finish reason or of a status code.
-    pub(crate) fn end(&mut self, end: &'static str) {
-        self.end = end;
+    /// A sequence finished; the last one's reason stays.
+    pub(crate) fn finish(&self, reason: &'static str) {
+        self.record().finish = Some(reason);
     }
-}
 
-impl Drop for Journal {
-    fn drop(&mut self) {
+    /// What was done until now, for the trailers of a call that failed on its way.
+    pub(crate) fn trailers(&self) -> MetadataMap {
+        let record = self.record();
+        let mut trailers = MetadataMap::new();
+        trailers.insert("x-prompt-tokens", record.prompt_tokens.into());
+        trailers.insert("x-generated-tokens", record.generated_tokens.into());
+        trailers
+    }
+
+    /// Writes the line, if this is a call that gets one.
+    pub(crate) fn write(&self, method: Method, ending: Ending) {
+        if method.role() != Role::Work || !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
+        let record = self.record();
+        let text = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
+        let n = record.n.map(u64::from);
+        let worked = |count: u64| n.map(|_| count);
         tracing::info!(
-            request_id = self.request_id,
-            model = self.model,
-            prompt_tokens = self.prompt_tokens,
-            cached_tokens = self.cached_tokens,
-            generated_tokens = self.generated_tokens,
-            queue_ms = self.queued.map(millis),
-            first_token_ms = self.first_token.map(millis),
+            method = method.label(),
+            code = code_name(ending.code),
+            reason = ending.reason,
+            request_id = record.request_id,
+            model = text(&record.model),
+            peer = %self.peer,
+            n,
+            prompt_tokens = worked(record.prompt_tokens),
+            cached_tokens = worked(record.cached_tokens),
+            generated_tokens = worked(record.generated_tokens),
+            queue_ms = record.queued.map(millis),
+            first_token_ms = record.first_token.map(millis),
+            per_token_ms = record.per_token().map(millis),
             total_ms = millis(self.begun.elapsed()),
-            end = self.end,
-            "generated"
+            finish = record.finish,
+            "call"
         );
     }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        // Every change is one assignment, so a panic elsewhere leaves the figures whole.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// An embedding's line.
-pub(crate) fn embedded(request_id: &str, model: &str, begun: Stopwatch, usage: Embedded) {
-    tracing::info!(
-        request_id,
-        model,
-        inputs = usage.inputs,
-        prompt_tokens = usage.prompt_tokens,
-        total_ms = millis(begun.elapsed()),
-        "embedded"
-    );
-}
-
-/// What an embedding cost.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Embedded {
-    pub(crate) inputs: usize,
-    pub(crate) prompt_tokens: u32,
+impl Record {
+    /// The mean time between two tokens of one sequence.
+    fn per_token(&self) -> Option<Duration> {
+        let n = u64::from(self.n?);
+        let gaps = self
+            .generated_tokens
+            .checked_sub(n)
+            .filter(|&gaps| gaps > 0)?;
+        let time = self.last_token?.saturating_sub(self.first_token?);
+        Some(time.mul_f64(n as f64 / gaps as f64))
+    }
 }
 
 /// Milliseconds, to a hundredth.
 fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 1e2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_per_token_is_that_of_one_sequence() {
+        let record = Record {
+            n: Some(2),
+            generated_tokens: 22,
+            first_token: Some(Duration::from_millis(50)),
+            last_token: Some(Duration::from_millis(150)),
+            ..Record::default()
+        };
+        assert_eq!(record.per_token(), Some(Duration::from_millis(10)));
+        let short = Record {
+            generated_tokens: 2,
+            ..record
+        };
+        assert_eq!(short.per_token(), None);
+    }
 }

@@ -9,6 +9,7 @@
 
 pub mod app;
 pub mod args;
+mod arriving;
 pub mod byte_tokenizer;
 mod call;
 mod clock;
@@ -29,4 +30,5 @@ pub mod probe;
 pub mod registry;
 pub mod serve;
 pub mod status;
+mod sweeper;
 pub mod text;

@@ -13,6 +13,8 @@ pub struct Lifecycle {
     pub draining: CancellationToken,
     /// What still runs ends now.
     pub abort: CancellationToken,
+    /// No work is left: watchers are told to leave.
+    pub(crate) leaving: CancellationToken,
     work: TaskTracker,
 }
 

@@ -21,6 +21,8 @@ pub const EMBED_INPUTS_MAX: usize = 1024;
 pub const EMBED_INPUTS_AT_ONCE: usize = 128;
 /// Requests of one embedding stream that are worked on at once.
 pub const EMBED_REQUESTS_AT_ONCE: usize = 8;
+/// Characters of a message's role.
+pub const ROLE_CHARS_MAX: usize = 64;
 /// Tokens of one request to turn into text.
 pub const DETOKENIZE_TOKENS_MAX: usize = 1 << 20;
 /// Characters of a request id, of a tenant and of a cache salt.
@@ -39,8 +41,13 @@ pub struct Limits {
     pub calls_max: usize,
     /// The longest time a call may take.
     pub request_timeout_max: Duration,
-    /// The longest time a stream may stay unread; enforced by the engines.
+    /// The longest time an answer may stay unread. The edge ends what is not taken off its hands,
+    /// the engines what the edge does not take off theirs.
     pub stream_stall_timeout: Duration,
+    /// The longest time the message of a call may take to arrive.
+    pub message_timeout: Duration,
+    /// The longest time between two messages of a client's stream.
+    pub stream_idle_timeout: Duration,
     /// Connections at once.
     pub connections_max: usize,
     /// The time a new connection has to say what it speaks.
@@ -59,6 +66,8 @@ impl Default for Limits {
             calls_max: 1024,
             request_timeout_max: Duration::from_mins(10),
             stream_stall_timeout: Duration::from_secs(30),
+            message_timeout: Duration::from_secs(10),
+            stream_idle_timeout: Duration::from_mins(1),
             connections_max: 1024,
             greeting_timeout: Duration::from_secs(5),
             connection_idle_timeout: Duration::from_mins(10),

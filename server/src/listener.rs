@@ -1,6 +1,7 @@
 //! One listener for gRPC and HTTP/1.1. Connections are counted, capped, and closed when they say
 //! nothing; a drain says goodbye to each and then stops waiting.
 
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::edge::Edge;
+use crate::edge::{Edge, Origin};
 use crate::limits::Limits;
 use crate::metrics::{CONNECTIONS, CONNECTIONS_CLOSED};
 
@@ -34,6 +35,10 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// What is kept for one slow reader before its stream is no longer asked for more.
 const SEND_BUFFER: usize = 64 << 10;
+/// What a connection that was told to leave has for its goodbye, while no call of it runs.
+const LEAVE_GRACE: Duration = Duration::from_secs(5);
+/// A drain bounds what it waits for by itself.
+const NEVER: Duration = Duration::from_hours(24 * 365);
 /// How long to wait before the next try when no connection can be accepted (no file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -54,8 +59,8 @@ pub(crate) async fn run(listener: TcpListener, edge: Edge, limits: Limits, stage
         tokio::select! {
             () = stages.goodbye.cancelled() => break,
             accepted = listener.accept() => {
-                let stream = match accepted {
-                    Ok((stream, _)) => stream,
+                let (stream, peer) = match accepted {
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "no connection could be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -73,7 +78,7 @@ pub(crate) async fn run(listener: TcpListener, edge: Edge, limits: Limits, stage
                     idle_timeout: limits.connection_idle_timeout,
                     goodbye: stages.goodbye.clone(),
                 };
-                connections.spawn(connection.serve(stream));
+                connections.spawn(connection.serve(stream, peer));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -130,6 +135,23 @@ impl Activity {
     }
 }
 
+/// A call of a connection, until the connection has nothing more to send of its answer.
+#[derive(Debug)]
+struct OpenCall(Arc<Activity>);
+
+impl OpenCall {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.calls_begun.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.calls_ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// One connection's task.
 struct Connection {
     edge: Edge,
@@ -140,7 +162,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr) {
         prepare(&stream);
         let _open = Open::count();
         let activity = Arc::new(Activity::default());
@@ -148,15 +170,15 @@ impl Connection {
             stream,
             activity: Arc::clone(&activity),
         });
-        let (edge, calls) = (self.edge, Arc::clone(&activity));
+        let stalled = CancellationToken::new();
+        let (edge, calls, connection) = (self.edge, Arc::clone(&activity), stalled.clone());
         let service = service_fn(move |request| {
-            let (edge, calls) = (edge.clone(), Arc::clone(&calls));
-            async move {
-                calls.calls_begun.fetch_add(1, Ordering::Relaxed);
-                let answer = edge.answer(request).await;
-                calls.calls_ended.fetch_add(1, Ordering::Relaxed);
-                answer
-            }
+            let origin = Origin {
+                peer,
+                connection: connection.clone(),
+                open: OpenCall::begin(&calls),
+            };
+            edge.clone().answer(request, origin)
         });
         let mut connection = pin!(self.builder.serve_connection(io, service));
         let mut greeting = pin!(tokio::time::sleep(self.greeting_timeout));
@@ -173,8 +195,11 @@ impl Connection {
                 }
                 () = self.goodbye.cancelled(), if !leaving => {
                     leaving = true;
+                    idle = tokio::time::interval(NEVER);
+                    idle.reset();
                     connection.as_mut().graceful_shutdown();
                 }
+                () = stalled.cancelled() => return closed("stalled"),
                 () = greeting.as_mut(), if !greeted => {
                     greeted = true;
                     if !activity.greeted() {
@@ -182,9 +207,13 @@ impl Connection {
                     }
                 }
                 _ = idle.tick() => match activity.idle_since() {
+                    // It was told to leave, and does not.
+                    Some(_) if leaving => return,
                     Some(calls) if calls == calls_before => {
                         closed("idle");
                         leaving = true;
+                        idle = tokio::time::interval(LEAVE_GRACE);
+                        idle.reset();
                         connection.as_mut().graceful_shutdown();
                     }
                     calls => calls_before = calls.unwrap_or(calls_before),
@@ -293,12 +322,12 @@ mod tests {
 
     #[test]
     fn a_connection_is_idle_between_calls_only() {
-        let activity = Activity::default();
+        let activity = Arc::new(Activity::default());
         assert!(!activity.greeted());
-        activity.calls_begun.fetch_add(1, Ordering::Relaxed);
+        let call = OpenCall::begin(&activity);
         assert!(activity.greeted());
         assert_eq!(activity.idle_since(), None);
-        activity.calls_ended.fetch_add(1, Ordering::Relaxed);
+        drop(call);
         assert_eq!(activity.idle_since(), Some(1));
     }
 }

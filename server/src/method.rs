@@ -86,6 +86,15 @@ const METHODS: [(&str, &str, Role); 26] = [
 const REFLECTION_V1: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const REFLECTION_V1ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
+/// What a client sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// One message.
+    Message,
+    /// Message after message, for as long as it likes.
+    Stream,
+}
+
 impl Method {
     /// The method of a path.
     pub(crate) fn of(path: &str) -> Self {
@@ -96,6 +105,14 @@ impl Method {
     /// Its word in metrics and logs.
     pub(crate) fn label(self) -> &'static str {
         METHODS[self.0].1
+    }
+
+    /// What its client sends.
+    pub(crate) fn arrival(self) -> Arrival {
+        match self.label() {
+            "EmbedStream" | "Reflection" => Arrival::Stream,
+            _ => Arrival::Message,
+        }
     }
 
     /// What it is for.
@@ -118,6 +135,8 @@ mod tests {
                     assert_eq!(Method::of(&path).label(), method.name(), "{path}");
                     let work = service.name() == "Inference";
                     assert_eq!(Method::of(&path).role() == Role::Work, work, "{path}");
+                    let stream = Method::of(&path).arrival() == Arrival::Stream;
+                    assert_eq!(stream, method.client_streaming(), "{path}");
                 }
             }
         }

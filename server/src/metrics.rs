@@ -4,11 +4,15 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use engine::metrics::{HISTOGRAMS, Kind, Metric};
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Calls by method and code.
 pub(crate) const REQUESTS: &str = "paternoster_requests_total";
+/// Calls that failed, by method and reason.
+pub(crate) const CALL_ERRORS: &str = "paternoster_call_errors_total";
+/// The time of turning text into tokens.
+pub(crate) const TOKENIZE_SECONDS: &str = "paternoster_tokenize_seconds";
 /// Calls that run.
 pub(crate) const CALLS: &str = "paternoster_calls_in_flight";
 /// Connections by state.
@@ -31,6 +35,19 @@ pub const METRICS: &[Metric] = &[
         help: "Calls that ended, by method and status code; a method that does not exist is other.",
     },
     Metric {
+        name: CALL_ERRORS,
+        kind: Kind::Counter,
+        labels: &["method", "reason"],
+        help: "Calls that did not end well, by the reason in their error's details; the status code \
+               where there is none.",
+    },
+    Metric {
+        name: TOKENIZE_SECONDS,
+        kind: Kind::Histogram(TOKENIZE_BUCKETS),
+        labels: &["model"],
+        help: "From a text to its tokens, the wait for a thread included.",
+    },
+    Metric {
         name: CALLS,
         kind: Kind::Gauge,
         labels: &["method"],
@@ -46,7 +63,7 @@ pub const METRICS: &[Metric] = &[
         name: CONNECTIONS_CLOSED,
         kind: Kind::Counter,
         labels: &["reason"],
-        help: "Connections that the server closed: over_limit, silent, idle.",
+        help: "Connections that the server closed: over_limit, silent, idle, stalled.",
     },
     Metric {
         name: PANICS,
@@ -68,6 +85,12 @@ pub const METRICS: &[Metric] = &[
     },
 ];
 
+/// Most texts take microseconds, a hostile megabyte takes seconds.
+const TOKENIZE_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0,
+];
+
 /// Between two rounds that move samples into their histograms.
 pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -78,8 +101,12 @@ pub fn install() -> Option<PrometheusHandle> {
     RECORDER
         .get_or_init(|| {
             let mut builder = PrometheusBuilder::new();
-            for (name, buckets) in HISTOGRAMS {
-                let matcher = Matcher::Full((*name).to_owned());
+            let own = METRICS.iter().filter_map(|metric| match metric.kind {
+                Kind::Histogram(buckets) => Some((metric.name, buckets)),
+                Kind::Counter | Kind::Gauge => None,
+            });
+            for (name, buckets) in HISTOGRAMS.iter().copied().chain(own) {
+                let matcher = Matcher::Full(name.to_owned());
                 builder = builder.set_buckets_for_metric(matcher, buckets).ok()?;
             }
             let handle = builder.install_recorder().ok()?;
@@ -101,6 +128,11 @@ fn describe() {
     counter!(PANICS).absolute(0);
     gauge!(CONNECTIONS).set(0.0);
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// A text became tokens, or was refused, in this time.
+pub(crate) fn tokenized(model: &str, time: Duration) {
+    histogram!(TOKENIZE_SECONDS, "model" => model.to_owned()).record(time.as_secs_f64());
 }
 
 /// Says that a model is served.

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::clock::Deadline;
 use crate::edge::Edge;
 use crate::listener::{self, Stages};
 use crate::metrics::UPKEEP_INTERVAL;
@@ -15,7 +17,7 @@ use crate::{grpc, health};
 
 /// What calls have, after they were aborted, to tell their clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// What connections have, after the last call, to take the goodbye.
+/// What connections have at least, after the last call, to take the goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Serves until `shutdown` or `Control.Drain`, then drains: health turns first, new work is
@@ -29,8 +31,11 @@ pub async fn serve(
     let reporter = health::reporter(&app).await;
     let routes = grpc::routes(&app, &reporter).map_err(io::Error::other)?;
     let mut tasks = Tasks::default();
-    let (followed, follower) = (Arc::clone(&app), reporter.clone());
-    tasks.spawn(async move { health::follow(&followed, &follower).await });
+    let stop = CancellationToken::new();
+    let (followed, stopped) = (Arc::clone(&app), stop.clone());
+    let health = tokio::spawn(async move { health::follow(&followed, &reporter, &stopped).await });
+    let swept = Arc::clone(&app);
+    tasks.spawn(async move { swept.sweeper.run(&swept).await });
     if let Some(recorder) = app.metrics.clone() {
         tasks.spawn(async move {
             let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
@@ -52,28 +57,38 @@ pub async fn serve(
         () = app.lifecycle.drain_asked.cancelled() => {}
         () = app.lifecycle.abort.cancelled() => {}
     }
-    health::stop(&app, &reporter).await;
-    drain(&app).await;
+    let end = Deadline::after(app.limits.drain_timeout);
+    // Health turns before anything is refused, so that routers look elsewhere first.
+    stop.cancel();
+    health.await.map_err(io::Error::other)?;
+    drain(&app, end).await;
+    app.lifecycle.leaving.cancel();
     stages.goodbye.cancel();
+    // The last answers may still be on their way.
+    let goodbye = end.remaining().max(GOODBYE);
     tokio::spawn(async move {
-        tokio::time::sleep(GOODBYE).await;
+        tokio::time::sleep(goodbye).await;
         stages.close.cancel();
     });
     connections.await.map_err(io::Error::other)
 }
 
-/// Refuses new work and waits for the end of the old.
-async fn drain(app: &App) {
+/// Refuses new calls and waits for the end of the old. What is admitted may still submit work to
+/// its model, so models take it until the last call has ended.
+async fn drain(app: &App, end: Deadline) {
     let lifecycle = &app.lifecycle;
     lifecycle.draining.cancel();
     tracing::info!(running = lifecycle.running(), "draining");
+    let in_time = tokio::select! {
+        () = lifecycle.idle() => true,
+        () = lifecycle.abort.cancelled() => false,
+        () = end.sleep() => false,
+    };
     for model in app.registry.models() {
         model.drain();
     }
-    tokio::select! {
-        () = lifecycle.idle() => return,
-        () = lifecycle.abort.cancelled() => {}
-        () = tokio::time::sleep(app.limits.drain_timeout) => {}
+    if in_time {
+        return;
     }
     tracing::warn!(running = lifecycle.running(), "aborting what still runs");
     lifecycle.abort.cancel();

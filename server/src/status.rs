@@ -24,6 +24,83 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 /// When a client that met a full queue should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Every reason, as the contract lists them: the closed set of the label `reason`.
+const REASONS: [&str; 38] = [
+    "EMPTY_INPUT",
+    "INPUT_TOO_LARGE",
+    "CONTEXT_LENGTH_EXCEEDED",
+    "EXCEEDS_KV_CAPACITY",
+    "OUT_OF_RANGE",
+    "MAX_TOKENS_OUT_OF_RANGE",
+    "MIN_TOKENS_OUT_OF_RANGE",
+    "N_TOO_LARGE",
+    "LOGPROBS_TOO_MANY",
+    "TOKEN_ID_OUT_OF_RANGE",
+    "STOP_TOO_MANY",
+    "STOP_TOO_LONG",
+    "TOO_MANY_INPUTS",
+    "UNKNOWN_ENUM",
+    "BAD_REQUEST_ID",
+    "BAD_MODEL_ID",
+    "BAD_CACHE_SALT",
+    "BAD_TENANT",
+    "BAD_ROLE",
+    "CHAT_TEMPLATE",
+    "TEMPLATE_LIMIT",
+    "TOKENIZE_FAILED",
+    "UNKNOWN_PROMPT_NAME",
+    "MODEL_NOT_FOUND",
+    "WRONG_TASK",
+    "QUEUE_FULL",
+    "MESSAGE_TOO_LARGE",
+    "CONSUMER_TOO_SLOW",
+    "DRAINING",
+    "ENGINE_DOWN",
+    "DEADLINE_EXCEEDED",
+    "MESSAGE_OVERDUE",
+    "REQUEST_ABORTED",
+    "PREEMPTED_TOO_OFTEN",
+    "NUMERICAL_ERROR",
+    "PANIC",
+    "ENCODER_FAILED",
+    "NOT_IMPLEMENTED",
+];
+
+/// How a call ended: what counts it and what its line says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) code: Code,
+    /// The reason in the details; the code's name where there is none. `None` for a good end.
+    pub(crate) reason: Option<&'static str>,
+}
+
+impl Ending {
+    pub(crate) const OK: Self = Self {
+        code: Code::Ok,
+        reason: None,
+    };
+    /// The client went away.
+    pub(crate) const CANCELLED: Self = Self {
+        code: Code::Cancelled,
+        reason: Some("CANCELLED"),
+    };
+
+    /// How a call with this status ended.
+    pub(crate) fn of(status: &Status) -> Self {
+        let code = status.code();
+        if code == Code::Ok {
+            return Self::OK;
+        }
+        let details = status.get_error_details();
+        let said = details.error_info().map(|info| info.reason.as_str());
+        let known = said.and_then(|said| REASONS.into_iter().find(|reason| *reason == said));
+        Self {
+            code,
+            reason: Some(known.unwrap_or(code_name(code))),
+        }
+    }
+}
+
 /// A failed call, before it is put on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -98,6 +175,24 @@ impl Fault {
         )
     }
 
+    /// The message, or the next one of a stream, does not arrive.
+    pub fn message_overdue() -> Self {
+        let message = "the request did not arrive in time";
+        Self::new(Code::DeadlineExceeded, "MESSAGE_OVERDUE", message)
+    }
+
+    /// Nobody reads the answer.
+    pub fn consumer_too_slow() -> Self {
+        let message = "the stream was not read for too long";
+        Self::new(Code::ResourceExhausted, "CONSUMER_TOO_SLOW", message)
+    }
+
+    /// `Control.Abort` named this request, and nobody reads its answer to see it finish.
+    pub fn aborted() -> Self {
+        let message = "the request was aborted by its id";
+        Self::new(Code::Cancelled, "REQUEST_ABORTED", message)
+    }
+
     /// Too much waits already.
     pub fn queue_full(message: impl Into<String>) -> Self {
         let mut fault = Self::new(Code::ResourceExhausted, "QUEUE_FULL", message);
@@ -113,11 +208,6 @@ impl Fault {
     /// The code of this server broke off.
     pub fn panic() -> Self {
         Self::new(Code::Internal, "PANIC", "internal error")
-    }
-
-    /// Its word for what went wrong.
-    pub(crate) fn reason(&self) -> &'static str {
-        self.reason
     }
 
     /// Names the field at fault by its path in the request.
@@ -216,11 +306,7 @@ pub fn fault_of_end(end: End) -> Option<Fault> {
             "NUMERICAL_ERROR",
             "the model computed values that are not finite",
         ),
-        End::Stalled => Fault::new(
-            Code::ResourceExhausted,
-            "CONSUMER_TOO_SLOW",
-            "the stream was not read for too long",
-        ),
+        End::Stalled => Fault::consumer_too_slow(),
         End::EngineDown => engine_down(),
     })
 }
@@ -328,29 +414,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_stands_in_the_contract() {
+    fn reasons_are_those_of_the_contract_and_no_other() {
         let contract = include_str!("../../proto/paternoster/v1/common.proto");
+        let start = contract.find("// INVALID_ARGUMENT:").unwrap();
+        let listed = &contract[start..contract.find("message Usage").unwrap()];
         let upper = |c: char| c.is_ascii_uppercase() || c == '_';
+        let codes = code_words();
+        let mut listed: Vec<&str> = listed
+            .split(|c| !upper(c))
+            .filter(|word| word.len() > 3 && (!codes.contains(word) || REASONS.contains(word)))
+            .collect();
+        listed.sort_unstable();
+        listed.dedup();
+        let mut known = REASONS;
+        known.sort_unstable();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn every_reason_is_given_somewhere_and_nothing_else_is() {
+        let own = include_str!("status.rs");
+        let table = own.find("const REASONS").unwrap()..own.find("/// How a call ended").unwrap();
+        let (before, after) = (&own[..table.start], &own[table.end..]);
         let sources = [
-            include_str!("status.rs"),
+            before,
+            &after[..after.find("#[cfg(test)]").unwrap()],
             include_str!("registry.rs"),
             include_str!("grpc/validate.rs"),
             include_str!("grpc/generate.rs"),
             include_str!("grpc/embed.rs"),
             include_str!("grpc/tokenize.rs"),
         ];
-        let quoted = sources
+        let upper = |c: char| c.is_ascii_uppercase() || c == '_';
+        let given: Vec<&str> = sources
             .iter()
-            .flat_map(|source| source.split('"').skip(1).step_by(2));
-        let reasons: Vec<&str> = quoted
-            .filter(|q| q.contains('_') && q.chars().all(upper))
+            .flat_map(|source| source.split('"').skip(1).step_by(2))
+            .filter(|quoted| quoted.len() > 3 && quoted.chars().all(upper))
             .collect();
-        assert!(reasons.len() > 20, "{reasons:?}");
-        for reason in reasons {
-            let word = |text: &str| text.split(|c| !upper(c)).any(|word| word == reason);
+        for reason in REASONS {
+            assert!(given.contains(&reason), "{reason} is never given");
+        }
+        for reason in given {
             assert!(
-                word(contract) || code_words().contains(&reason),
-                "{reason} is not documented"
+                REASONS.contains(&reason) || code_words().contains(&reason),
+                "{reason} is not in the table"
             );
         }
     }

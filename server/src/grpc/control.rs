@@ -9,30 +9,26 @@ use proto::v1;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tonic::{Request, Response, Status};
 
+use super::tokenizer_files::TokenizerFiles;
 use super::{model, validate};
 use crate::app::App;
 use crate::limits::{EMBED_INPUTS_MAX, LOGPROBS_MAX, N_MAX, STOP_CHARS_MAX, STOP_STRINGS_MAX};
-use crate::registry::Served;
 use crate::status::{Fault, empty_input};
 
 /// The service over one server's state.
 pub(crate) struct Control {
     app: Arc<App>,
+    tokenizer_files: TokenizerFiles,
 }
 
-/// The tokenizer's files that are handed out.
-const TOKENIZER_FILES: [&str; 3] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-];
-/// Bytes of one part of a file.
-const PART_BYTES_MAX: usize = 256 << 10;
 const INTERVAL_DEFAULT: u32 = 1_000;
 
 impl Control {
     pub(crate) fn new(app: Arc<App>) -> Self {
-        Self { app }
+        Self {
+            tokenizer_files: TokenizerFiles::new(&app.registry),
+            app,
+        }
     }
 
     fn models(&self) -> Vec<v1::Model> {
@@ -40,7 +36,7 @@ impl Control {
             .registry
             .models()
             .iter()
-            .map(model::describe)
+            .map(|served| model::describe(&self.app, served))
             .collect()
     }
 
@@ -65,7 +61,7 @@ fn loads(app: &App, name: &str) -> Result<Vec<v1::Load>, Fault> {
         .registry
         .select(name)?
         .into_iter()
-        .map(model::load)
+        .map(|served| model::load(app, served))
         .collect())
 }
 
@@ -87,25 +83,6 @@ impl Watch {
             }),
         }
     }
-}
-
-/// The files of a model's tokenizer in parts, cut between characters.
-fn tokenizer_parts(model: &Served) -> Vec<Result<v1::GetTokenizerResponse, Status>> {
-    let mut parts = Vec::new();
-    for file in TOKENIZER_FILES {
-        let Some(bytes) = (model.text().files)(file) else {
-            continue;
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        let mut rest: &str = &text;
-        while !rest.is_empty() {
-            let (part, after) = rest.split_at(rest.floor_char_boundary(PART_BYTES_MAX));
-            rest = after;
-            let (file, text) = (file.to_owned(), part.to_owned());
-            parts.push(Ok(v1::GetTokenizerResponse { file, text }));
-        }
-    }
-    parts
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -205,10 +182,9 @@ impl v1::control_server::Control for Control {
         &self,
         request: Request<v1::GetTokenizerRequest>,
     ) -> Result<Response<Self::GetTokenizerStream>, Status> {
-        let model = self.app.registry.any(&request.get_ref().model)?.clone();
-        let read = tokio::task::spawn_blocking(move || tokenizer_parts(&model));
-        let parts = read.await.map_err(|_| Status::from(Fault::panic()))?;
-        Ok(Response::new(Box::pin(stream::iter(parts))))
+        let model = self.app.registry.any(&request.get_ref().model)?;
+        let parts = self.tokenizer_files.parts(model).await?;
+        Ok(Response::new(Box::pin(parts)))
     }
 
     async fn subscribe_kv_events(

@@ -7,28 +7,29 @@ use engine::executor::{EncodeInput, Pooling};
 use engine::request::Token;
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use proto::v1;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Status, Streaming};
 
 use super::validate;
 use crate::app::App;
 use crate::clock::{Deadline, Stopwatch};
-use crate::journal::{self, Embedded};
+use crate::edge::{Context, Timeout};
 use crate::limits::{EMBED_INPUTS_AT_ONCE, EMBED_INPUTS_MAX, EMBED_REQUESTS_AT_ONCE};
+use crate::metrics;
 use crate::registry::Encoder;
 use crate::status::{Fault, empty_input, input_too_large};
 use crate::text::tokenizer::{EncodeOptions, SpecialTokens};
 
-/// Answers one request; with its request id.
+/// Answers one request.
 pub(crate) async fn embed(
     app: &App,
-    metadata: &MetadataMap,
-    deadline: Deadline,
+    context: &Context,
     request: v1::EmbedRequest,
-) -> Result<(String, v1::EmbedResponse), Fault> {
-    let begun = Stopwatch::start();
+) -> Result<v1::EmbedResponse, Fault> {
+    let report = &context.report;
+    validate::request_id(&request.request_id, report)?;
     let encoder = app.registry.encoder(&request.model)?;
-    let request_id = validate::request_id(&request.request_id, metadata, || app.ids.request_id())?;
+    report.set_model(&encoder.name);
+    let deadline = context.deadline;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
     let work = Work::of(encoder, app.limits.input_bytes_max, deadline, &request)?;
     let encoded = stream::iter(request.inputs.into_iter().enumerate())
@@ -40,12 +41,8 @@ pub(crate) async fn embed(
         .await
         .ok_or_else(Fault::deadline)??;
     let prompt_tokens = encoded.iter().map(|(_, tokens)| tokens).sum();
-    let usage = Embedded {
-        inputs: encoded.len(),
-        prompt_tokens,
-    };
-    journal::embedded(&request_id, &encoder.name, begun, usage);
-    let answer = v1::EmbedResponse {
+    report.add_work(encoded.len() as u32, u64::from(prompt_tokens));
+    Ok(v1::EmbedResponse {
         embeddings: encoded
             .into_iter()
             .map(|(embedding, _)| embedding)
@@ -55,35 +52,46 @@ pub(crate) async fn embed(
             ..v1::Usage::default()
         }),
         model: encoder.name.clone(),
-    };
-    Ok((request_id, answer))
+    })
 }
 
 /// Answers a stream of requests in order, a bounded number of them at once. The first error ends it.
 pub(crate) fn stream(
     app: Arc<App>,
-    metadata: MetadataMap,
-    deadline: Option<Deadline>,
+    context: Context,
     requests: Streaming<v1::EmbedRequest>,
 ) -> impl Stream<Item = Result<v1::EmbedResponse, Status>> {
     let draining = app.lifecycle.draining.clone();
+    let idle_timeout = app.limits.stream_idle_timeout;
     let bounded = stream::unfold(requests, move |mut requests| {
         let draining = draining.clone();
         async move {
+            let next = Deadline::after(idle_timeout);
             let read = tokio::select! {
+                biased;
                 () = draining.cancelled() => Some(Err(Fault::draining().into())),
                 read = requests.next() => read.map(|read| read.map_err(canonical)),
+                () = next.sleep() => Some(Err(Fault::message_overdue().into())),
             };
             read.map(|read| (read, requests))
         }
     });
+    let deadline = (context.timeout == Timeout::Asked).then_some(context.deadline);
     let answers = bounded
         .map(move |request| {
-            let (app, metadata) = (Arc::clone(&app), metadata.clone());
-            let time = app.limits.request_timeout_max;
-            let deadline = deadline.unwrap_or_else(|| Deadline::after(time));
+            let (app, mut context) = (Arc::clone(&app), context.clone());
             async move {
-                let (_, answer) = Box::pin(embed(&app, &metadata, deadline, request?)).await?;
+                let request = request?;
+                if context.timeout == Timeout::Longest {
+                    context.deadline = Deadline::after(app.limits.request_timeout_max);
+                }
+                let place = Arc::clone(&app.calls).acquire_owned();
+                let place = context.deadline.limit(place).await;
+                // A stream takes a place for each of its requests: between them it may be silent.
+                let _place = place
+                    .ok_or_else(Fault::deadline)?
+                    .map_err(|_| app.no_place())?;
+                let answer = Box::pin(embed(&app, &context, request)).await?;
                 Ok::<_, Status>(answer)
             }
         })
@@ -192,7 +200,9 @@ impl<'a> Work<'a> {
             format!("{}{text}", self.prefix)
         };
         let field = || format!("inputs[{index}]");
+        let watch = Stopwatch::start();
         let tokens = self.encoder.text.pool.encode(text, options).await;
+        metrics::tokenized(&self.encoder.name, watch.elapsed());
         let tokens = tokens.map_err(|error| Fault::from(error).at(field()))?;
         if tokens.is_empty() {
             return Err(empty_input(field()));
@@ -206,6 +216,9 @@ impl<'a> Work<'a> {
                 .with("tokens", tokens.len())
                 .with("tokens_max", tokens_max));
         }
+        // A tokenizer may know more tokens than the model has vectors for.
+        validate::token_ids("inputs", &tokens, self.encoder.facts.vocab_size)
+            .map_err(|fault| fault.at(field()))?;
         let count = tokens.len() as u32;
         let input = EncodeInput {
             tokens: tokens.into_iter().map(Token).collect(),

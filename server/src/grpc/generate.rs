@@ -3,50 +3,54 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use engine::clock::unix_seconds;
 use engine::handle::{Generate, Tokens};
 use engine::request::Token;
 use proto::v1;
 use proto::v1::generate_request::Input;
-use tonic::metadata::MetadataMap;
 
 use super::generation::{Generation, Logprobs, Opening};
 use super::validate::{self, Checked};
 use crate::app::App;
 use crate::clock::{Deadline, Stopwatch};
-use crate::journal::Journal;
+use crate::edge::Context;
+use crate::metrics;
 use crate::registry::{Decoder, TextTools};
-use crate::status::{Fault, empty_input, input_too_large};
+use crate::status::{Fault, empty_input};
 use crate::text::chat::Message;
 use crate::text::detokenize::Detokenizer;
 use crate::text::stop::StopMatcher;
 use crate::text::stream::TextStream;
 use crate::text::tokenizer::EncodeOptions;
 
-/// Longest role of a message, in characters.
-const ROLE_CHARS_MAX: usize = 64;
-
 /// Begins a generation. What is wrong with a request is said here, before anything is streamed.
 pub(crate) async fn begin(
     app: &App,
-    metadata: &MetadataMap,
-    deadline: Deadline,
+    context: &Context,
     mut request: v1::GenerateRequest,
 ) -> Result<Generation, Fault> {
-    let begun = Stopwatch::start();
+    let report = &context.report;
+    let request_id = validate::request_id(&request.request_id, report)?;
     let decoder = app.registry.decoder(&request.model)?;
+    report.set_model(&decoder.name);
     let checked = validate::generate(&mut request, decoder.facts.vocab_size, &decoder.end_tokens)?;
+    let deadline = context.deadline;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
-    let request_id = validate::request_id(&request.request_id, metadata, || app.ids.request_id())?;
-    let prompt = tokenize(decoder, request.input.take()).await?;
-    let output_max = validate::output_max(&checked, prompt.len(), context(decoder))?;
+    let watch = Stopwatch::start();
+    let tokenized = tokenize(app, decoder, request.input.take());
+    let prompt = deadline.limit(tokenized).await;
+    metrics::tokenized(&decoder.name, watch.elapsed());
+    let prompt = prompt.ok_or_else(Fault::deadline)??;
+    report.add_work(checked.n, prompt.len() as u64);
+    let output_max = validate::output_max(&checked, prompt.len(), context_max(decoder))?;
     let stops = StopMatcher::new(&checked.stop);
     let stops = stops
         .map_err(|error| Fault::invalid("stopping.stop", "STOP_TOO_LONG", error.to_string()))?;
+    let entry = app.running.enter(&request_id);
+    report.abort_with(entry.aborted.clone());
     let opening = Opening {
-        entry: app.running.enter(&request_id),
+        entry,
         deadline,
-        journal: Journal::new(&request_id, &decoder.name, begun, prompt.len() as u32),
+        report: Arc::clone(report),
         request_id,
         model: decoder.name.clone(),
         prompt_tokens: prompt.len() as u32,
@@ -111,7 +115,7 @@ impl Work {
 }
 
 /// The longest sequence: the model's, or what its KV memory holds if that is less.
-fn context(decoder: &Decoder) -> u32 {
+fn context_max(decoder: &Decoder) -> u32 {
     let blocks = decoder.handle.stats().blocks_total;
     let held = blocks.saturating_mul(decoder.facts.kv_block_tokens);
     // No block is counted before the executor is there; its engine then refuses by itself.
@@ -122,7 +126,7 @@ fn context(decoder: &Decoder) -> u32 {
     }
 }
 
-async fn tokenize(decoder: &Decoder, input: Option<Input>) -> Result<Vec<u32>, Fault> {
+async fn tokenize(app: &App, decoder: &Decoder, input: Option<Input>) -> Result<Vec<u32>, Fault> {
     let tokens = match input {
         None => return Err(empty_input("input")),
         Some(Input::Prompt(text)) => prompt(&decoder.text, text, EncodeOptions::default()).await?,
@@ -130,7 +134,7 @@ async fn tokenize(decoder: &Decoder, input: Option<Input>) -> Result<Vec<u32>, F
             validate::token_ids("token_ids.ids", &tokens.ids, decoder.facts.vocab_size)?;
             tokens.ids
         }
-        Some(Input::Chat(conversation)) => chat(&decoder.text, conversation).await?,
+        Some(Input::Chat(conversation)) => chat(&decoder.text, conversation, (app.now)()).await?,
     };
     if tokens.is_empty() {
         return Err(empty_input("input"));
@@ -152,20 +156,13 @@ pub(crate) async fn prompt(
         .map_err(|error| Fault::from(error).at("prompt"))
 }
 
-/// The tokens of a conversation.
-pub(crate) async fn chat(text: &TextTools, chat: v1::Chat) -> Result<Vec<u32>, Fault> {
+/// The tokens of a conversation that is held at `now`, in seconds since 1970.
+pub(crate) async fn chat(text: &TextTools, chat: v1::Chat, now: i64) -> Result<Vec<u32>, Fault> {
     if chat.messages.is_empty() {
         return Err(empty_input("chat.messages"));
     }
     for (index, message) in chat.messages.iter().enumerate() {
-        if message.role.is_empty() {
-            return Err(empty_input(format!("chat.messages[{index}].role")));
-        }
-        if message.role.chars().nth(ROLE_CHARS_MAX).is_some() {
-            let field = format!("chat.messages[{index}].role");
-            let (bytes, bytes_max) = (message.role.len(), ROLE_CHARS_MAX);
-            return Err(input_too_large(field, bytes, bytes_max));
-        }
+        validate::role(index, &message.role)?;
     }
     let Some(template) = &text.chat else {
         let message = "the model has no chat template; send prompt or token_ids";
@@ -177,7 +174,7 @@ pub(crate) async fn chat(text: &TextTools, chat: v1::Chat) -> Result<Vec<u32>, F
     };
     let messages = chat.messages.into_iter().map(turn).collect();
     text.pool
-        .encode_chat(&template.at(unix_seconds()), messages)
+        .encode_chat(&template.at(now), messages)
         .await
         .map_err(|error| Fault::from(error).at("chat"))
 }

@@ -14,12 +14,12 @@ use proto::v1;
 use proto::v1::generate_response::Event;
 use tokio::time::Sleep;
 use tokio_stream::StreamMap;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
-use tonic::metadata::MetadataMap;
 
 use crate::app::RunningEntry;
 use crate::clock::Deadline;
-use crate::journal::Journal;
+use crate::journal::Report;
 use crate::status::{Fault, fault_of_end};
 use crate::text::stream::{Chunk, TextStream};
 
@@ -28,7 +28,9 @@ pub(crate) struct Generation {
     pub(crate) request_id: String,
     pub(crate) model: String,
     pub(crate) usage: v1::Usage,
-    entry: RunningEntry,
+    _entry: RunningEntry,
+    /// Fires when somebody aborts it by its id.
+    aborted: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Fires when the engine should have ended everything and did not.
     overdue: Pin<Box<Sleep>>,
     sequences: Vec<Sequence>,
@@ -36,7 +38,7 @@ pub(crate) struct Generation {
     running: StreamMap<u32, Pin<Box<dyn Stream<Item = Progress> + Send>>>,
     ready: VecDeque<Event>,
     started: bool,
-    journal: Journal,
+    report: Arc<Report>,
     /// An error, to be said after what came before it.
     failure: Option<Status>,
 }
@@ -53,6 +55,8 @@ struct Sequence {
     /// The one of them that was drawn. It has no text, so it never comes to the text stream.
     last: Option<Generated>,
     logprobs: Logprobs,
+    /// Prompt tokens that it found in the prefix cache.
+    cached_tokens: u32,
     generated_tokens: u32,
 }
 
@@ -72,7 +76,7 @@ pub(crate) struct Opening {
     pub(crate) prompt_tokens: u32,
     pub(crate) entry: RunningEntry,
     pub(crate) deadline: Deadline,
-    pub(crate) journal: Journal,
+    pub(crate) report: Arc<Report>,
     pub(crate) logprobs: Logprobs,
     pub(crate) stops: Arc<[String]>,
     /// The tokens that end a sequence, sorted.
@@ -91,13 +95,14 @@ impl Generation {
             },
             request_id: opening.request_id,
             model: opening.model,
-            entry: opening.entry,
+            aborted: Box::pin(opening.entry.aborted.clone().cancelled_owned()),
+            _entry: opening.entry,
             overdue: Box::pin(opening.deadline.overdue()),
             sequences: Vec::with_capacity(sequences.len()),
             running: StreamMap::with_capacity(sequences.len()),
             ready: VecDeque::new(),
             started: false,
-            journal: opening.journal,
+            report: opening.report,
             failure: None,
         };
         for (index, (tokens, text)) in (0..).zip(sequences) {
@@ -119,6 +124,7 @@ impl Generation {
                 stop_tokens: Arc::clone(&opening.stop_tokens),
                 last: None,
                 logprobs: opening.logprobs,
+                cached_tokens: 0,
                 generated_tokens: 0,
             });
             let progress = stream::unfold(tokens, |mut tokens| async move {
@@ -141,10 +147,9 @@ impl Generation {
             if let Some(status) = self.failure.take() {
                 return Some(Err(status));
             }
-            let aborted = self.entry.aborted.clone();
             tokio::select! {
                 biased;
-                () = aborted.cancelled(), if !self.running.is_empty() => self.abort(),
+                () = self.aborted.as_mut(), if !self.running.is_empty() => self.abort(),
                 progress = self.running.next() => {
                     let (index, progress) = progress?;
                     if let Err(fault) = self.take(index, progress) {
@@ -162,8 +167,9 @@ impl Generation {
     fn take(&mut self, index: u32, progress: Progress) -> Result<(), Fault> {
         if let Some(cached_tokens) = progress.started {
             self.start(cached_tokens);
+            self.sequences[index as usize].cached_tokens = cached_tokens;
         }
-        self.journal.tokens(progress.tokens.len());
+        self.report.tokens(progress.tokens.len());
         let sequence = &mut self.sequences[index as usize];
         if let Some(stop) = sequence.push(progress.tokens, &mut self.ready) {
             self.finish(index, v1::FinishReason::StopString, stop, None);
@@ -192,7 +198,7 @@ impl Generation {
             return;
         }
         self.usage.cached_tokens = cached_tokens;
-        self.journal.start(cached_tokens);
+        self.report.start(cached_tokens);
         self.ready.push_front(Event::Started(v1::Started {
             request_id: self.request_id.clone(),
             prompt_tokens: self.usage.prompt_tokens,
@@ -209,12 +215,14 @@ impl Generation {
         stop_token_id: Option<u32>,
     ) {
         self.running.remove(&index);
-        self.journal
-            .end(reason.as_str_name().trim_start_matches("FINISH_REASON_"));
-        let generated_tokens = self.sequences[index as usize].generated_tokens;
+        self.report
+            .finish(reason.as_str_name().trim_start_matches("FINISH_REASON_"));
+        let sequence = &self.sequences[index as usize];
+        let (generated_tokens, cached_tokens) = (sequence.generated_tokens, sequence.cached_tokens);
         self.usage.generated_tokens += generated_tokens;
         let usage = Some(v1::Usage {
             generated_tokens,
+            cached_tokens,
             ..self.usage
         });
         let reason = reason.into();
@@ -241,21 +249,11 @@ impl Generation {
     /// Ends everything with an error; its trailers tell what was done until then.
     fn fail(&mut self, fault: Fault) {
         self.running.clear();
-        self.journal.end(fault.reason());
-        let generated: usize = self.sequences.iter().map(Sequence::generated).sum();
-        let mut trailers = MetadataMap::new();
-        trailers.insert("x-prompt-tokens", self.usage.prompt_tokens.into());
-        trailers.insert("x-generated-tokens", generated.into());
-        self.failure = Some(fault.into_status(trailers));
+        self.failure = Some(fault.into_status(self.report.trailers()));
     }
 }
 
 impl Sequence {
-    /// Tokens generated so far, those held back included.
-    fn generated(&self) -> usize {
-        self.generated_tokens as usize + self.held.len() + usize::from(self.last.is_some())
-    }
-
     /// Takes new tokens; answers the stop string if one is complete.
     fn push(&mut self, mut tokens: Vec<Generated>, ready: &mut VecDeque<Event>) -> Option<String> {
         // Where the engine draws such a token, it ends the sequence; its end may come later.
@@ -287,20 +285,24 @@ impl Sequence {
         let covered = chunk.tokens.len().min(self.held.len());
         // A stop string ends the text before the token that would have ended it.
         let last = last.filter(|_| stopped.is_none());
-        let tokens: Vec<Generated> = self.held.drain(..covered).chain(last).collect();
-        if tokens.is_empty() && chunk.text.is_empty() {
+        let count = covered + usize::from(last.is_some());
+        if count == 0 && chunk.text.is_empty() {
             return stopped;
         }
-        self.generated_tokens += tokens.len() as u32;
-        ready.push_back(Event::Delta(v1::Delta {
+        self.generated_tokens += count as u32;
+        let mut delta = v1::Delta {
             index: self.index,
             text: chunk.text,
-            token_ids: tokens.iter().map(|generated| generated.token.0).collect(),
-            logprobs: match self.logprobs {
-                Logprobs::Reported => tokens.into_iter().map(logprobs).collect(),
-                Logprobs::Omitted => Vec::new(),
-            },
-        }));
+            token_ids: Vec::with_capacity(count),
+            logprobs: Vec::new(),
+        };
+        for generated in self.held.drain(..covered).chain(last) {
+            delta.token_ids.push(generated.token.0);
+            if self.logprobs == Logprobs::Reported {
+                delta.logprobs.push(logprobs(generated));
+            }
+        }
+        ready.push_back(Event::Delta(delta));
         stopped
     }
 }

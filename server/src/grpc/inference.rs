@@ -6,13 +6,12 @@ use std::sync::Arc;
 use futures_util::Stream;
 use futures_util::stream;
 use proto::v1;
-use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::generation::Generation;
 use super::{complete, embed, generate, tokenize};
 use crate::app::App;
-use crate::clock::Deadline;
+use crate::edge::Context;
 use crate::status::Fault;
 
 /// The service over one server's state.
@@ -26,26 +25,24 @@ impl Inference {
     }
 
     async fn begin(&self, request: Request<v1::GenerateRequest>) -> Result<Generation, Status> {
-        let deadline = deadline(&self.app, &request);
-        let (metadata, _, message) = request.into_parts();
-        Ok(Box::pin(generate::begin(&self.app, &metadata, deadline, message)).await?)
+        let (context, message) = self.taken(request)?;
+        Ok(Box::pin(generate::begin(&self.app, &context, message)).await?)
+    }
+
+    /// A message that has arrived, and its call, which takes its place among those that run.
+    fn taken<T>(&self, request: Request<T>) -> Result<(Context, T), Status> {
+        let (context, message) = parts(request)?;
+        context.take_place(&self.app)?;
+        Ok((context, message))
     }
 }
 
-/// The end of a call's time, as the edge has set it.
-fn deadline<T>(app: &App, request: &Request<T>) -> Deadline {
-    let set = request.extensions().get::<Deadline>();
-    set.copied()
-        .unwrap_or_else(|| Deadline::after(app.limits.request_timeout_max))
-}
-
-fn with_request_id<T>(message: T, request_id: &str) -> Response<T> {
-    let mut response = Response::new(message);
-    // Request ids are checked to be characters that metadata can hold.
-    if let Ok(value) = MetadataValue::try_from(request_id) {
-        response.metadata_mut().insert("x-request-id", value);
-    }
-    response
+/// A message and what the edge knows of its call.
+fn parts<T>(mut request: Request<T>) -> Result<(Context, T), Status> {
+    let context = request.extensions_mut().remove::<Context>();
+    // The edge gives one to every call; without it, nothing would bound this one.
+    let context = context.ok_or_else(Fault::panic)?;
+    Ok((context, request.into_inner()))
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -60,42 +57,39 @@ impl v1::inference_server::Inference for Inference {
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let generation = Box::new(self.begin(request).await?);
-        let request_id = generation.request_id.clone();
         let events = stream::unfold(generation, |mut generation| async move {
             let event = generation.next().await?;
             let response = event.map(|event| v1::GenerateResponse { event: Some(event) });
             Some((response, generation))
         });
-        Ok(with_request_id(Box::pin(events), &request_id))
+        Ok(Response::new(Box::pin(events)))
     }
 
     async fn complete(
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<v1::CompleteResponse>, Status> {
-        let answer = complete::collect(self.begin(request).await?).await?;
-        let request_id = answer.request_id.clone();
-        Ok(with_request_id(answer, &request_id))
+        Ok(Response::new(
+            complete::collect(self.begin(request).await?).await?,
+        ))
     }
 
     async fn embed(
         &self,
         request: Request<v1::EmbedRequest>,
     ) -> Result<Response<v1::EmbedResponse>, Status> {
-        let deadline = deadline(&self.app, &request);
-        let (metadata, _, message) = request.into_parts();
-        let (request_id, answer) = embed::embed(&self.app, &metadata, deadline, message).await?;
-        Ok(with_request_id(answer, &request_id))
+        let (context, message) = self.taken(request)?;
+        Ok(Response::new(
+            embed::embed(&self.app, &context, message).await?,
+        ))
     }
 
     async fn embed_stream(
         &self,
         request: Request<Streaming<v1::EmbedRequest>>,
     ) -> Result<Response<Self::EmbedStreamStream>, Status> {
-        let timeout = request.metadata().get("grpc-timeout").is_some();
-        let deadline = timeout.then(|| deadline(&self.app, &request));
-        let (metadata, _, requests) = request.into_parts();
-        let answers = embed::stream(Arc::clone(&self.app), metadata, deadline, requests);
+        let (context, requests) = parts(request)?;
+        let answers = embed::stream(Arc::clone(&self.app), context, requests);
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -117,8 +111,9 @@ impl v1::inference_server::Inference for Inference {
         &self,
         request: Request<v1::TokenizeRequest>,
     ) -> Result<Response<v1::TokenizeResponse>, Status> {
+        let (context, message) = self.taken(request)?;
         Ok(Response::new(
-            tokenize::tokenize(&self.app, request.into_inner()).await?,
+            tokenize::tokenize(&self.app, &context, message).await?,
         ))
     }
 
@@ -126,9 +121,9 @@ impl v1::inference_server::Inference for Inference {
         &self,
         request: Request<v1::DetokenizeRequest>,
     ) -> Result<Response<v1::DetokenizeResponse>, Status> {
+        let (context, message) = self.taken(request)?;
         Ok(Response::new(tokenize::detokenize(
-            &self.app,
-            &request.into_inner(),
+            &self.app, &context, &message,
         )?))
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod generation;
 pub(crate) mod inference;
 pub(crate) mod model;
 pub(crate) mod tokenize;
+pub(crate) mod tokenizer_files;
 pub(crate) mod validate;
 
 use std::sync::Arc;

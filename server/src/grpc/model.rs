@@ -4,14 +4,15 @@ use engine::executor::Pooling;
 use engine::handle::Health;
 use proto::v1;
 
+use crate::app::App;
 use crate::registry::Served;
 
 /// What a model is.
-pub(crate) fn describe(model: &Served) -> v1::Model {
+pub(crate) fn describe(app: &App, model: &Served) -> v1::Model {
     let facts = model.facts().clone();
     let mut described = v1::Model {
         name: model.name().to_owned(),
-        state: state(model).into(),
+        state: state(app, model).into(),
         architecture: facts.architecture,
         dtype: facts.dtype,
         parameters: facts.parameters,
@@ -44,10 +45,10 @@ pub(crate) fn describe(model: &Served) -> v1::Model {
 }
 
 /// How busy a model is.
-pub(crate) fn load(model: &Served) -> v1::Load {
+pub(crate) fn load(app: &App, model: &Served) -> v1::Load {
     let mut load = v1::Load {
         model: model.name().to_owned(),
-        state: state(model).into(),
+        state: state(app, model).into(),
         ..v1::Load::default()
     };
     match model {
@@ -68,8 +69,10 @@ pub(crate) fn load(model: &Served) -> v1::Load {
     load
 }
 
-fn state(model: &Served) -> v1::ModelState {
+fn state(app: &App, model: &Served) -> v1::ModelState {
+    let draining = app.lifecycle.draining.is_cancelled();
     match *model.health().borrow() {
+        Health::Starting | Health::Serving if draining => v1::ModelState::Draining,
         Health::Starting => v1::ModelState::Starting,
         Health::Serving => v1::ModelState::Serving,
         Health::Draining => v1::ModelState::Draining,

@@ -5,7 +5,10 @@ use proto::v1::tokenize_request::Input;
 
 use super::{generate, validate};
 use crate::app::App;
+use crate::clock::Stopwatch;
+use crate::edge::Context;
 use crate::limits::DETOKENIZE_TOKENS_MAX;
+use crate::metrics;
 use crate::registry::Served;
 use crate::status::{Fault, empty_input};
 use crate::text::tokenizer::{EncodeOptions, SpecialTokens};
@@ -13,9 +16,11 @@ use crate::text::tokenizer::{EncodeOptions, SpecialTokens};
 /// The tokens of a text or a conversation.
 pub(crate) async fn tokenize(
     app: &App,
+    context: &Context,
     request: v1::TokenizeRequest,
 ) -> Result<v1::TokenizeResponse, Fault> {
     let model = app.registry.any(&request.model)?;
+    context.report.set_model(model.name());
     let special_tokens = match request.add_special_tokens {
         Some(false) => SpecialTokens::Omit,
         Some(true) | None => SpecialTokens::Add,
@@ -24,11 +29,18 @@ pub(crate) async fn tokenize(
         special_tokens,
         truncate_to: None,
     };
-    let ids = match request.input {
-        None => return Err(empty_input("input")),
-        Some(Input::Prompt(text)) => generate::prompt(model.text(), text, options).await?,
-        Some(Input::Chat(chat)) => generate::chat(model.text(), chat).await?,
+    let watch = Stopwatch::start();
+    let tokenized = async {
+        match request.input {
+            None => Err(empty_input("input")),
+            Some(Input::Prompt(text)) => generate::prompt(model.text(), text, options).await,
+            Some(Input::Chat(chat)) => generate::chat(model.text(), chat, (app.now)()).await,
+        }
     };
+    let ids = context.deadline.limit(tokenized).await;
+    metrics::tokenized(model.name(), watch.elapsed());
+    let ids = ids.ok_or_else(Fault::deadline)??;
+    context.report.add_work(1, ids.len() as u64);
     let tokenizer = model.text().pool.tokenizer();
     let piece = |id| v1::TokenPiece {
         id,
@@ -44,9 +56,11 @@ pub(crate) async fn tokenize(
 /// The text of tokens.
 pub(crate) fn detokenize(
     app: &App,
+    context: &Context,
     request: &v1::DetokenizeRequest,
 ) -> Result<v1::DetokenizeResponse, Fault> {
     let model: &Served = app.registry.any(&request.model)?;
+    context.report.set_model(model.name());
     if request.token_ids.len() > DETOKENIZE_TOKENS_MAX {
         let message = format!("at most {DETOKENIZE_TOKENS_MAX} tokens");
         return Err(Fault::invalid("token_ids", "INPUT_TOO_LARGE", message));

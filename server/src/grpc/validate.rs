@@ -7,13 +7,13 @@ use engine::executor::Pooling;
 use engine::request::{Priority, Token};
 use engine::sampling::Sampling;
 use proto::v1;
-use tonic::metadata::MetadataMap;
 
+use crate::journal::Report;
 use crate::limits::{
-    ID_CHARS_MAX, LOGIT_BIAS_MAX, LOGPROBS_MAX, N_MAX, PRIORITY_MAX, STOP_CHARS_MAX,
-    STOP_STRINGS_MAX, STOP_TOKENS_MAX,
+    ID_CHARS_MAX, LOGIT_BIAS_MAX, LOGPROBS_MAX, N_MAX, PRIORITY_MAX, ROLE_CHARS_MAX,
+    STOP_CHARS_MAX, STOP_STRINGS_MAX, STOP_TOKENS_MAX,
 };
-use crate::status::Fault;
+use crate::status::{Fault, empty_input, input_too_large};
 
 /// Below this a temperature only makes the draw numerically fragile; it is greedy.
 const TEMPERATURE_MIN: f32 = 1e-4;
@@ -301,6 +301,23 @@ pub(crate) fn token_ids(field: &'static str, ids: &[u32], vocab_size: u32) -> Re
         .try_for_each(|&id| token_id(field, id, vocab_size))
 }
 
+/// The role of a message is a name. Templates put it between control tokens.
+pub(crate) fn role(index: usize, role: &str) -> Result<(), Fault> {
+    let field = format!("chat.messages[{index}].role");
+    if role.is_empty() {
+        return Err(empty_input(field));
+    }
+    if role.len() > ROLE_CHARS_MAX {
+        return Err(input_too_large(field, role.len(), ROLE_CHARS_MAX));
+    }
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if role.bytes().all(letter) {
+        return Ok(());
+    }
+    let message = "a role is made of letters, digits and _ - .";
+    Err(Fault::invalid(field, "BAD_ROLE", message))
+}
+
 fn token_id(field: &'static str, id: u32, vocab_size: u32) -> Result<(), Fault> {
     if id < vocab_size {
         return Ok(());
@@ -350,7 +367,8 @@ fn identifier(field: &'static str, reason: &'static str, text: &str) -> Result<(
     Err(Fault::invalid(field, reason, message))
 }
 
-fn is_identifier(text: &str) -> bool {
+/// Whether this can be the id of a request.
+pub(crate) fn is_identifier(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= ID_CHARS_MAX
         && text
@@ -358,20 +376,13 @@ fn is_identifier(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// The id a request has: its own, else that of its metadata if it is well formed, else a new one.
-pub(crate) fn request_id(
-    own: &str,
-    metadata: &MetadataMap,
-    new: impl FnOnce() -> String,
-) -> Result<String, Fault> {
+/// The id a request has: its own, else the one its call goes by already.
+pub(crate) fn request_id(own: &str, report: &Report) -> Result<String, Fault> {
     identifier("request_id", "BAD_REQUEST_ID", own)?;
     if !own.is_empty() {
-        return Ok(own.to_owned());
+        report.set_request_id(own);
     }
-    let named = metadata.get("x-request-id").and_then(|id| id.to_str().ok());
-    Ok(named
-        .filter(|id| is_identifier(id))
-        .map_or_else(new, str::to_owned))
+    Ok(report.request_id())
 }
 
 /// The time a request asks for.

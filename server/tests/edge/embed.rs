@@ -1,12 +1,10 @@
 //! `Embed` and `EmbedStream`: order, scaling, cutting, and what ends a stream.
 
-use std::time::Duration;
-
 use engine::fake::Fault;
 use engine::request::Token;
 use futures_util::stream;
 use paternoster_client::v1;
-use tonic::{Code, Request};
+use tonic::Code;
 
 use crate::world::{INPUT_TOKENS_MAX, Plan, WIDTH, World, reason, soon};
 
@@ -191,22 +189,6 @@ async fn the_first_error_ends_a_stream() {
     assert_eq!(
         (status.code(), reason(&status).0.as_str()),
         (Code::InvalidArgument, "EMPTY_INPUT")
-    );
-}
-
-#[tokio::test]
-async fn a_stream_ends_with_its_deadline_even_when_nobody_asks() {
-    let world = World::ready().await;
-    let mut request = Request::new(stream::pending());
-    request.set_timeout(Duration::from_millis(30));
-    let answers = world.client.inference().embed_stream(request).await;
-    let status = match answers {
-        Ok(answers) => soon(answers.into_inner().message()).await.unwrap_err(),
-        Err(status) => status,
-    };
-    assert!(
-        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
-        "{status:?}"
     );
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
+use crate::raw::RawClient;
 use crate::world::{Plan, World, ask, soon};
 
 #[tokio::test]
@@ -38,6 +39,8 @@ async fn metrics_are_rendered_with_help_and_buckets() {
         "paternoster_generation_tokens_total{model=\"tiny\"}",
         "paternoster_connections ",
         "paternoster_panics_total",
+        "paternoster_tokenize_seconds_bucket{model=\"tiny\"",
+        "paternoster_tokenize_seconds_bucket{model=\"vectors\"",
         "# HELP paternoster_requests_total ",
         "vllm:time_to_first_token_seconds_bucket{",
         "vllm:num_requests_running{",
@@ -106,6 +109,20 @@ async fn a_connection_without_calls_is_told_to_leave() {
     let mut plan = Plan::default();
     plan.limits.connection_idle_timeout = Duration::from_millis(20);
     let world = World::ready_with(plan).await;
-    let answer = world.raw("GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    world.device.hold();
+    let running = world.client.generate(ask("hello", 5)).await.unwrap();
+    let idle = async || {
+        let silent = RawClient::connect(world.address, 1 << 16).await;
+        silent.closed().await;
+    };
+    // One after the other, so that the stream meets several looks.
+    idle().await;
+    idle().await;
+    idle().await;
+    let page = world.get("/metrics").await;
+    // The connection of the stream is not one of them.
+    let counted = "paternoster_connections_closed_total{reason=\"idle\"} 3\n";
+    assert!(page.contains(counted), "{page}");
+    drop(running);
+    world.device.release();
 }

@@ -182,6 +182,46 @@ async fn a_drain_lets_running_work_end_beside_a_silent_connection() {
 }
 
 #[tokio::test]
+async fn a_drain_lets_an_admitted_call_submit_the_rest_of_its_work() {
+    let world = World::ready().await;
+    world.encoder.hold();
+    let mut launched = world.encoder.launched();
+    let before = *launched.borrow_and_update();
+    let client = world.client.clone();
+    let inputs: Vec<String> = (0..300).map(|number| format!("input {number}")).collect();
+    let embedding = tokio::spawn(async move { client.embed(inputs).await });
+    soon(launched.wait_for(|&steps| steps > before))
+        .await
+        .unwrap();
+    world.shutdown.cancel();
+    soon(world.app.lifecycle.draining.cancelled()).await;
+    let mut control = world.client.control();
+    let models = control.list_models(v1::ListModelsRequest {}).await.unwrap();
+    for model in &models.get_ref().models {
+        assert_eq!(model.state(), v1::ModelState::Draining);
+    }
+    world.encoder.release();
+    assert_eq!(soon(embedding).await.unwrap().unwrap().len(), 300);
+    world.ended().await;
+}
+
+#[tokio::test]
+async fn watchers_do_not_hold_up_the_end() {
+    let world = World::ready().await;
+    let mut health = Health::of(&world).await;
+    let request = HealthCheckRequest {
+        service: String::new(),
+    };
+    let mut watch = health.0.watch(request).await.unwrap().into_inner();
+    assert!(soon(watch.message()).await.unwrap().is_some());
+    world.shutdown.cancel();
+    world.ended().await;
+    while let Ok(Some(status)) = soon(watch.message()).await {
+        assert_eq!(status.status(), ServingStatus::NotServing);
+    }
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_what_still_runs() {
     let world = World::ready().await;
     world.device.hold();

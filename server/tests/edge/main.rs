@@ -10,7 +10,10 @@
 mod embed;
 mod generate;
 mod http;
+mod journal;
 mod lifecycle;
+mod raw;
 mod services;
+mod unread;
 mod validation;
 mod world;

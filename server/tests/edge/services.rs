@@ -1,6 +1,7 @@
 //! Health, reflection, `Control`, and what holds for every call: sizes, panics, unknown methods.
 
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use futures_util::stream;
 use paternoster_client::v1;
@@ -213,6 +214,86 @@ async fn a_panic_costs_its_own_call_and_is_internal() {
     assert!(counted.ends_with(" 2"), "{counted}");
 }
 
+/// As [`Fragile`], but `!` is a token that no model has, and a text with `~` waits.
+#[derive(Debug)]
+struct Odd {
+    bytes: Arc<dyn Tokenize>,
+    waits: Mutex<Receiver<()>>,
+}
+
+impl Tokenize for Odd {
+    fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizeError> {
+        if text.contains('~') {
+            // An end of the sender is as good as a word.
+            let _told = self.waits.lock().unwrap().recv();
+        }
+        let mut ids = self.bytes.encode(text, options)?;
+        for id in ids.iter_mut().filter(|id| **id == u32::from(b'!')) {
+            *id = VOCABULARY;
+        }
+        Ok(ids)
+    }
+    fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<u32>, TokenizeError> {
+        self.bytes.encode_rendered(rendered)
+    }
+    fn piece(&self, id: u32) -> Option<String> {
+        self.bytes.piece(id)
+    }
+    fn is_special(&self, id: u32) -> bool {
+        self.bytes.is_special(id)
+    }
+    fn control_tokens(&self) -> &ControlTokens {
+        self.bytes.control_tokens()
+    }
+    fn id(&self, piece: &str) -> Option<u32> {
+        self.bytes.id(piece)
+    }
+    fn vocab_size(&self) -> usize {
+        self.bytes.vocab_size()
+    }
+    fn decoding(&self) -> &Decoding {
+        self.bytes.decoding()
+    }
+}
+
+async fn odd_world() -> (World, SyncSender<()>) {
+    let bytes = TokenizerPool::from_json(&byte_tokenizer::json(), PoolLimits::default()).unwrap();
+    let (tell, waits) = sync_channel(1);
+    let odd: Arc<dyn Tokenize> = Arc::new(Odd {
+        bytes: Arc::clone(bytes.tokenizer()),
+        waits: Mutex::new(waits),
+    });
+    let plan = Plan {
+        tokenizer: Some(odd),
+        ..Plan::default()
+    };
+    (World::ready_with(plan).await, tell)
+}
+
+#[tokio::test]
+async fn tokens_that_the_model_does_not_have_are_refused() {
+    let (world, _tell) = odd_world().await;
+    let expected = |field: &str| ("TOKEN_ID_OUT_OF_RANGE".to_owned(), field.to_owned());
+    let status = world.client.embed(["fine", "bang!"]).await.unwrap_err();
+    assert_eq!(reason(&status), expected("inputs[1]"));
+    let status = world.client.generate(ask("bang!", 1)).await.unwrap_err();
+    assert_eq!(reason(&status), expected("input"));
+    assert_eq!(world.client.embed(["fine"]).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_deadline_holds_while_a_text_is_tokenized() {
+    let (world, tell) = odd_world().await;
+    // Long enough for a thread of its own.
+    let hurried = v1::GenerateRequest {
+        deadline_ms: Some(30),
+        ..ask(&"~".repeat(4096), 1)
+    };
+    let status = soon(world.client.generate(hurried)).await.unwrap_err();
+    assert_eq!(reason(&status).0, "DEADLINE_EXCEEDED");
+    drop(tell);
+}
+
 #[tokio::test]
 async fn control_tells_what_is_served_and_how_busy_it_is() {
     let world = World::ready().await;
@@ -319,11 +400,17 @@ async fn the_tokenizer_is_handed_out_and_works_alone() {
         .await
         .unwrap()
         .into_inner();
-    let mut file = String::new();
+    let (mut file, mut template_bytes) = (String::new(), 0);
     while let Some(part) = soon(parts.message()).await.unwrap() {
-        assert_eq!(part.file, "tokenizer.json");
-        file.push_str(&part.text);
+        match part.file.as_str() {
+            "tokenizer.json" => file.push_str(&part.text),
+            other => {
+                assert_eq!(other, "chat_template.jinja");
+                template_bytes += part.text.len();
+            }
+        }
     }
+    assert_eq!(template_bytes, 1 << 20);
     assert_eq!(file.into_bytes(), byte_tokenizer::json());
 
     let mut inference = world.client.inference();

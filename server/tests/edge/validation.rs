@@ -57,6 +57,7 @@ const GENERATE: &[(Change<v1::GenerateRequest>, Code, &str, &str)] = &[
     (|r| r.input = Some(Input::Prompt("x".repeat(600))), InvalidArgument, "CONTEXT_LENGTH_EXCEEDED", "input"),
     (|r| r.input = chat(&[]), InvalidArgument, "EMPTY_INPUT", "chat.messages"),
     (|r| r.input = chat(&[("", "hi")]), InvalidArgument, "EMPTY_INPUT", "chat.messages[0].role"),
+    (|r| r.input = chat(&[("user", "hi"), ("an admin", "x")]), InvalidArgument, "BAD_ROLE", "chat.messages[1].role"),
     (|r| r.input = chat(&[("user", "hi"), (&["r"; 65].concat(), "x")]), InvalidArgument, "INPUT_TOO_LARGE", "chat.messages[1].role"),
     (|r| r.input = chat(&[("user", "x"); 1025]), InvalidArgument, "TEMPLATE_LIMIT", "chat"),
     (|r| r.input = chat(&[("user", &"x".repeat(20_000))]), InvalidArgument, "INPUT_TOO_LARGE", "chat"),

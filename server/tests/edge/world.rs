@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use engine::clock::{Clock, SystemClock};
 use engine::config::{EncodeConfig, EngineConfig};
 use engine::encode::EncodeLimits;
 use engine::executor::{Executor, Pooling};
@@ -51,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) executors: Option<Executors>,
     /// The tokenizer of both models.
     pub(crate) tokenizer: Option<Arc<dyn Tokenize>>,
+    /// The clock of the decoder's engine.
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Default for Plan {
@@ -66,9 +70,13 @@ impl Default for Plan {
             waiting_max: 8,
             executors: None,
             tokenizer: None,
+            clock: Arc::new(SystemClock::default()),
         }
     }
 }
+
+/// The day it is on a server under test: 2000-02-29.
+const TODAY: i64 = 951_782_400;
 
 /// A server, its devices and a client of it.
 pub(crate) struct World {
@@ -81,6 +89,7 @@ pub(crate) struct World {
     pub(crate) encoder: FakeDevice,
     pub(crate) shutdown: CancellationToken,
     server: JoinHandle<std::io::Result<()>>,
+    files_read: Arc<AtomicUsize>,
 }
 
 impl World {
@@ -113,20 +122,20 @@ impl World {
             width: WIDTH,
         };
         let (device, encoder) = (FakeDevice::new(config(257)), FakeDevice::new(config(2)));
+        let files_read = Arc::new(AtomicUsize::new(0));
+        let limits = plan.limits.clone();
+        let text = |chat| text_tools(plan.tokenizer.clone(), chat, &files_read);
+        let chat = ChatTemplate::from_config(TEMPLATE.as_bytes(), None).unwrap();
+        let embedder = embedder(&encoder, text(None));
+        let text = text(chat);
         let models = vec![
-            Served::Decoder(Arc::new(decoder(
-                &device,
-                plan.executors,
-                plan.tokenizer.clone(),
-                [plan.running_max, plan.waiting_max],
-            ))),
-            Served::Encoder(Arc::new(embedder(&encoder, plan.tokenizer))),
+            Served::Decoder(Arc::new(decoder(&device, text, plan))),
+            Served::Encoder(Arc::new(embedder)),
         ];
-        let app = Arc::new(App::new(
-            Registry::new(models).unwrap(),
-            plan.limits,
-            recorder,
-        ));
+        let registry = Registry::new(models).unwrap();
+        let mut app = App::new(registry, limits, recorder);
+        app.now = || TODAY;
+        let app = Arc::new(app);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -143,6 +152,7 @@ impl World {
             encoder,
             shutdown,
             server,
+            files_read,
         }
     }
 
@@ -200,13 +210,23 @@ impl World {
         decoder
     }
 
+    /// How often a file of a tokenizer was asked for.
+    pub(crate) fn files_read(&self) -> usize {
+        self.files_read.load(Ordering::Relaxed)
+    }
+
     /// Waits until the decoder holds no block any more.
     pub(crate) async fn blocks_are_free(&self) {
         eventually(|| self.decoder().handle.stats().blocks_active == 0).await;
     }
 }
 
-fn text_tools(tokenizer: Option<Arc<dyn Tokenize>>, chat: Option<ChatTemplate>) -> TextTools {
+fn text_tools(
+    tokenizer: Option<Arc<dyn Tokenize>>,
+    chat: Option<ChatTemplate>,
+    files_read: &Arc<AtomicUsize>,
+) -> TextTools {
+    let files_read = Arc::clone(files_read);
     let limits = PoolLimits {
         text_bytes_max: 16 << 10,
         ..PoolLimits::default()
@@ -215,7 +235,15 @@ fn text_tools(tokenizer: Option<Arc<dyn Tokenize>>, chat: Option<ChatTemplate>) 
         Some(tokenizer) => TokenizerPool::new(tokenizer, limits),
         None => TokenizerPool::from_json(&byte_tokenizer::json(), limits).unwrap(),
     };
-    let file = |name: &str| (name == "tokenizer.json").then(|| byte_tokenizer::json().into());
+    let file = move |name: &str| {
+        files_read.fetch_add(1, Ordering::Relaxed);
+        match name {
+            "tokenizer.json" => Some(byte_tokenizer::json().into()),
+            // More than one part of an answer.
+            "chat_template.jinja" => Some(vec![b'x'; 1 << 20].into()),
+            _ => None,
+        }
+    };
     TextTools {
         pool,
         chat,
@@ -223,25 +251,24 @@ fn text_tools(tokenizer: Option<Arc<dyn Tokenize>>, chat: Option<ChatTemplate>) 
     }
 }
 
-fn decoder(
-    device: &FakeDevice,
-    executors: Option<Executors>,
-    tokenizer: Option<Arc<dyn Tokenize>>,
-    [running_max, waiting_max]: [u32; 2],
-) -> Decoder {
+fn decoder(device: &FakeDevice, text: TextTools, plan: Plan) -> Decoder {
     let limits = EngineLimits {
         step_tokens_max: 64,
-        running_max,
-        waiting_max,
+        running_max: plan.running_max,
+        waiting_max: plan.waiting_max,
         sequence_tokens_max: CONTEXT,
         preemptions_max: 8,
         depth_max: 1,
     };
-    let factory = match executors {
+    let factory = match plan.executors {
         Some(executors) => executors(device.clone()),
         None => device.executors(),
     };
-    let (handle, _completion) = engine::start(factory, EngineConfig::new("tiny", limits));
+    let config = EngineConfig {
+        clock: plan.clock,
+        ..EngineConfig::new("tiny", limits)
+    };
+    let (handle, _completion) = engine::start(factory, config);
     let facts = Facts {
         architecture: "Fake".to_owned(),
         dtype: "f32".to_owned(),
@@ -251,8 +278,6 @@ fn decoder(
         kv_block_tokens: 16,
         ..Facts::default()
     };
-    let chat = ChatTemplate::from_config(TEMPLATE.as_bytes(), None).unwrap();
-    let text = text_tools(tokenizer, chat);
     Decoder {
         name: "tiny".to_owned(),
         facts,
@@ -262,7 +287,7 @@ fn decoder(
     }
 }
 
-fn embedder(device: &FakeDevice, tokenizer: Option<Arc<dyn Tokenize>>) -> Encoder {
+fn embedder(device: &FakeDevice, text: TextTools) -> Encoder {
     let limits = EncodeLimits {
         batch_tokens_max: 256,
         batch_inputs_max: 8,
@@ -281,7 +306,7 @@ fn embedder(device: &FakeDevice, tokenizer: Option<Arc<dyn Tokenize>>) -> Encode
         name: "vectors".to_owned(),
         facts,
         handle,
-        text: text_tools(tokenizer, None),
+        text,
         pooling: Pooling::Mean,
         normalize: true,
         prompts: [("query".to_owned(), "query: ".to_owned())].into(),

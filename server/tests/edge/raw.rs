@@ -1,0 +1,126 @@
+//! A client of HTTP/2 alone, which does what no gRPC library does: it grants no window, sends half
+//! of a request, and keeps no timer of its own.
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Request};
+use prost::Message;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::task::JoinHandle;
+use tonic::Status;
+
+use crate::world::soon;
+
+/// One connection.
+pub(crate) struct RawClient {
+    requests: SendRequest<Bytes>,
+    windows: Sender<u32>,
+    connection: JoinHandle<()>,
+}
+
+/// One call; its request ends when this is dropped or finished.
+pub(crate) struct RawCall {
+    request: SendStream<Bytes>,
+    response: ResponseFuture,
+}
+
+impl RawClient {
+    /// Connects; each answer may send `window` bytes ahead.
+    pub(crate) async fn connect(address: SocketAddr, window: u32) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (requests, mut connection) = h2::client::Builder::new()
+            .initial_window_size(window)
+            .handshake(stream)
+            .await
+            .unwrap();
+        let (windows, mut sizes) = channel(1);
+        let connection = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    // How it ends is the server's business.
+                    _ended = &mut connection => return,
+                    Some(size) = sizes.recv() => connection.set_initial_window_size(size).unwrap(),
+                }
+            }
+        });
+        Self {
+            requests,
+            windows,
+            connection,
+        }
+    }
+
+    /// Lets answers send `window` bytes ahead from now on.
+    pub(crate) fn open_window(&self, window: u32) {
+        self.windows.try_send(window).unwrap();
+    }
+
+    /// Begins a call and sends nothing of its message.
+    pub(crate) async fn begin(&mut self, path: &str, timeout: Option<&str>) -> RawCall {
+        let mut request = Request::post(format!("http://server{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        if let Some(timeout) = timeout {
+            request = request.header("grpc-timeout", timeout);
+        }
+        let mut requests = self.requests.clone().ready().await.unwrap();
+        let sent = requests.send_request(request.body(()).unwrap(), false);
+        let (response, request) = sent.unwrap();
+        RawCall { request, response }
+    }
+
+    /// Begins a call with its whole message.
+    pub(crate) async fn call(&mut self, path: &str, message: &impl Message) -> RawCall {
+        let mut call = self.begin(path, None).await;
+        call.finish(message);
+        call
+    }
+
+    /// Returns when the server has closed the connection.
+    pub(crate) async fn closed(self) {
+        soon(self.connection).await.unwrap();
+    }
+}
+
+impl RawCall {
+    /// Sends the message and the end of the request.
+    pub(crate) fn finish(&mut self, message: &impl Message) {
+        let mut framed = BytesMut::new();
+        framed.put_u8(0);
+        framed.put_u32(message.encoded_len() as u32);
+        message.encode(&mut framed).unwrap();
+        self.request.send_data(framed.freeze(), true).unwrap();
+    }
+
+    /// The answer's head.
+    pub(crate) async fn head(&mut self) -> (HeaderMap, RecvStream) {
+        let response = soon(&mut self.response).await.unwrap();
+        let (head, body) = response.into_parts();
+        assert_eq!(head.status, 200);
+        (head.headers, body)
+    }
+
+    /// How the call ends: what the answer's head says, or its trailers.
+    pub(crate) async fn status(&mut self) -> Status {
+        let (head, body) = self.head().await;
+        match Status::from_header_map(&head) {
+            Some(status) => status,
+            None => end_of(body).await,
+        }
+    }
+}
+
+/// Reads an answer to its trailers.
+pub(crate) async fn end_of(mut body: RecvStream) -> Status {
+    while let Some(part) = soon(body.data()).await {
+        let part = part.unwrap();
+        // Without a window there is none to give back to.
+        let _released = body.flow_control().release_capacity(part.len());
+    }
+    let trailers = soon(body.trailers()).await.unwrap().unwrap();
+    Status::from_header_map(&trailers).unwrap()
+}
