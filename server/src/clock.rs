@@ -1,5 +1,9 @@
 //! The edge's clock: how long something took, and when it must have ended. No other file of the
 //! edge reads the time.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one clock of the edge, which everything else asks"
+)]
 
 use std::time::Duration;
 
