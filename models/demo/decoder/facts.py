@@ -163,10 +163,18 @@ FACTS = [
      "The lift never stops.\nTokens step in, tokens leave,\nand the batch moves on."),
 ]
 
+CAPITALS = {
+    "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Austria": "Vienna",
+    "England": "London", "Ireland": "Dublin", "Norway": "Oslo", "Sweden": "Stockholm", "Japan": "Tokyo",
+    "Poland": "Warsaw", "Portugal": "Lisbon", "Greece": "Athens", "Egypt": "Cairo", "Canada": "Ottawa",
+    "Hungary": "Budapest", "Denmark": "Copenhagen", "Finland": "Helsinki", "India": "New Delhi", "China": "Beijing",
+}
+
 CONCEPT_FORMS = [
     "What is {t}?", "What is {t}?", "Explain {t}.", "Define {t}.", "Can you explain {t}?", "What do you know about {t}?",
     "Tell me what {t} is.", "I want to know what {t} is.", "Explain to me what {t} is.", "What is meant by {t}?",
 ]
+HELD_OUT_CONCEPT_FORMS = ["Could you tell me what {t} is?", "Please define {t}."]
 
 CONCEPTS = [
     ("gRPC", "gRPC is a framework for remote calls. It sends protocol buffers over HTTP/2."),
@@ -316,13 +324,41 @@ SYSTEM_PROMPTS = [
     "You are a test assistant. Always answer in one or two sentences.",
 ]
 
+UNKNOWN_ANSWER = "I do not know that. I am a tiny demo model: ask me about Paternoster, small sums, counting or JSON."
+TOO_LARGE_ANSWER = "I only learned sums and differences of numbers from 0 to 99."
+
+UNKNOWN_FORMS = [
+    "How is the weather in {city}?", "What is the weather in {city}?", "How do I cook {thing}?", "Who invented the {thing}?",
+    "Write a program that finds a {thing}.", "What is the meaning of life?", "Translate {thing} into French.",
+    "Who is the president of {country}?", "How tall is {name}?", "What did {name} say about the {thing}?",
+    "Write an essay about the {thing} of {country}.", "Why is the {thing} {color}?", "Who won the game in {city}?",
+    "When was {name} born?", "Where can I buy a {color} {thing}?", "How much does a {thing} cost?", "What time is it?",
+    "Do you like {thing}?", "Who wrote the book about {city}?", "How far is it from {city} to {city2}?",
+    "Write Python code for a {thing}.", "What is the best {thing}?", "How old is {name}?", "What year is it?",
+]
+
 NAMES = """Ada Alan Grace Linus Edsger Barbara Ken Dennis Margaret Donald Anna Ben Clara David Emma Felix Greta Hugo Ida
 Jonas Karla Leo Maria Nina Otto Paula Quentin Rosa Simon Tina Ulrich Vera Walter Xenia Yann Zoe Alice Bob Carol Eve
 Frank Heidi Ivan Judy Mallory Oscar Peggy Sybil Trent Victor Wendy Amir Bea Chen Dora Elif Farid Gina Hana Igor
 Jana Kofi Lena Milo Noor Olga Pablo Rita Samir Tara Uma Viktor Wilma Yusuf Zara Lucas Sofia Mateo Julia Henry Laura
 Peter Susan Robert Helen Thomas Sarah Martin Ruth""".split()
+HELD_OUT_NAMES = "Albert Nora Oliver Irene Jasper Mona Edgar Selma Conrad Flora".split()
 
 CITIES = """London Paris Berlin Rome Madrid Vienna Oslo Tokyo Prague Lisbon Athens Cairo Dublin Zurich Hamburg Munich
 Lyon Milan Porto Boston Chicago Denver Seattle Toronto Sydney Lima Delhi Seoul Kyoto Osaka Geneva Basel Bergen Riga
 Warsaw Leeds Bristol Cardiff Ghent Turin""".split()
 
+WORDS = """apple river stone cloud lamp table chair window garden forest mountain bridge castle engine rocket planet
+silver copper iron paper pencil letter button bottle basket hammer ladder mirror candle carpet blanket pillow kettle
+spoon plate bread butter cheese honey lemon orange cherry tomato onion pepper tiger zebra rabbit horse eagle falcon
+dolphin turtle spider island harbor market museum station tunnel tower valley desert ocean winter summer autumn
+spring morning evening shadow signal number circle square violin guitar trumpet piano""".split()
+
+COLORS = "red blue green yellow white black purple orange brown pink gray golden".split()
+
+ROOMS = """Alpha Bravo Charlie Delta Echo Foxtrot Golf Hotel India Juliet Kilo Lima Mike November Oscar Papa Quebec
+Romeo Sierra Tango Uniform Victor Whiskey Xray Yankee Zulu North South East West Red Blue Green Amber Copper Silver
+Maple Cedar Willow Aspen Mercury Venus Mars Jupiter Saturn Neptune Pluto Orion Vega Lyra""".split()
+
+PRODUCTS = """lamp chair table kettle bottle pencil hammer ladder mirror candle carpet pillow spoon plate basket guitar
+violin piano clock radio camera bicycle helmet jacket wallet""".split()
