@@ -13,7 +13,7 @@ CHECKS = json.loads((ROOT / "models/demo/decoder/checks.json").read_text())
 MODES = {
     "as shipped": [],
     "chunked prompts": ["--max-batch-prefill-tokens", "48"],
-    "few blocks, so preemption": ["--kv-cache-size", "3MiB", "--max-total-tokens", "1024"],
+    "few blocks, so preemption": ["--kv-cache-size", "3MiB", "--max-total-tokens", "1152"],
 }
 
 
