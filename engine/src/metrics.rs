@@ -151,7 +151,7 @@ pub(crate) const ADMISSION_REJECTS: Metric = counter(
 pub(crate) const REQUESTS_FINISHED: Metric = counter(
     "paternoster_requests_finished_total",
     &["model", "reason"],
-    "Requests ended: stop, length, abort, deadline, preempted, fault, stalled, engine_down.",
+    "Requests ended: stop, length, abort, deadline, fault, stalled, engine_down.",
 );
 pub(crate) const CANCELLATIONS: Metric = counter(
     "paternoster_client_cancellations_total",

@@ -22,8 +22,8 @@ pub struct Limits {
     pub waiting_max: u32,
     /// Prompt plus output of one sequence.
     pub sequence_tokens_max: u32,
-    /// How often one sequence may be preempted before it ends with
-    /// [`crate::request::Finish::Preempted`].
+    /// How often one sequence is preempted while there is another to preempt instead. It ends
+    /// nothing: a sequence that gave way this often comes back when all it may need is there.
     pub preemptions_max: u32,
     /// Steps that may be planned before the first of them is applied: 1 or 2.
     pub depth_max: u32,

@@ -62,6 +62,8 @@ pub(crate) struct Queue {
     idle: BTreeSet<(u64, AccountId)>,
     /// Where a newcomer's counter starts, per band.
     levels: [u64; 256],
+    /// Accounts with somebody waiting, per band.
+    backlogged: [u32; 256],
     waiting: u32,
 }
 
@@ -75,6 +77,7 @@ impl Queue {
             turns: BTreeSet::new(),
             idle: BTreeSet::new(),
             levels: [0; 256],
+            backlogged: [0; 256],
             waiting: 0,
         }
     }
@@ -143,6 +146,7 @@ impl Queue {
             let turn = (Reverse(account.priority), account.counter, key.arrival, id);
             account.turn = Some(turn);
             self.turns.insert(turn);
+            self.backlogged[band(account.priority)] += 1;
         }
         let before = account.waiting.insert(key, sequence);
         assert!(before.is_none(), "sequence {sequence} waits twice");
@@ -159,6 +163,7 @@ impl Queue {
             && let Some(turn) = account.turn.take()
         {
             self.turns.remove(&turn);
+            self.backlogged[band(account.priority)] -= 1;
         }
     }
 
@@ -180,9 +185,10 @@ impl Queue {
 
     /// A request of this account left the queue for the first time and will compute `tokens`.
     pub(crate) fn admitted(&mut self, id: AccountId, tokens: u64) {
-        let backlogged = self.turns.len().max(1) as u64;
         let account = &mut self.accounts[id.0 as usize];
-        let level = &mut self.levels[band(account.priority)];
+        let band = band(account.priority);
+        let backlogged = u64::from(self.backlogged[band].max(1));
+        let level = &mut self.levels[band];
         // At least 1, so that no stream of newcomers keeps an old account waiting for ever.
         *level = account.counter.max(*level) + (tokens / backlogged).max(1);
         account.counter += tokens;
@@ -203,6 +209,8 @@ impl Queue {
             .filter(|a| !a.waiting.is_empty())
             .count();
         assert_eq!(turns, self.turns.len(), "an account waits without a turn");
+        let backlogged: u32 = self.backlogged.iter().sum();
+        assert_eq!(turns as u32, backlogged, "a band has lost count");
         let held: u32 = self
             .names
             .values()
@@ -331,6 +339,27 @@ mod tests {
         let served: Vec<_> = (0..10).filter_map(|_| line.serve(100)).collect();
         let newcomers = served.iter().filter(|&&sequence| sequence >= 100).count();
         assert!((4..=6).contains(&newcomers), "{served:?}");
+    }
+
+    #[test]
+    fn who_waits_in_another_band_does_not_change_the_shares() {
+        let costs = |others: u32| {
+            let mut line = Line::new();
+            for sequence in 0..20 {
+                line.submit(sequence, 1, 1);
+            }
+            for tenant in 0..others {
+                line.submit(1000 + tenant, 0, 10 + tenant);
+            }
+            for _ in 0..10 {
+                line.serve(100);
+            }
+            // A newcomer starts where tenant 1 stands.
+            line.submit(100, 1, 2);
+            line.submit(101, 1, 2);
+            (0..4).filter_map(|_| line.serve(100)).collect::<Vec<_>>()
+        };
+        assert_eq!(costs(50), costs(0));
     }
 
     #[test]

@@ -94,8 +94,6 @@ pub enum Finish {
     Abort,
     /// Its deadline passed.
     Deadline,
-    /// It was preempted more often than [`crate::limits::Limits::preemptions_max`] allows.
-    Preempted,
     /// The executor could not compute its row (for instance NaN logits).
     Fault,
 }

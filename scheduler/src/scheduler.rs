@@ -9,7 +9,12 @@
 //! A running sequence that needs a block when there is none preempts the worst-ranked running
 //! sequence (lowest priority, then latest arrival), which may be itself. The preempted one gives
 //! up its blocks, waits, and computes its text again. The best-ranked sequence is never
-//! preempted, so there is always progress.
+//! preempted, so there is always progress. Whoever gave way `preemptions_max` times is passed over
+//! while somebody else can give way. A preempted sequence comes back only when there is a block to
+//! grow into for it and for everybody who runs.
+//!
+//! A waiting request whose next blocks are being computed for another one waits for that step and
+//! shares them, so that equal beginnings are computed once (*promises*).
 //!
 //! With `depth_max` 2 a step may be planned while the one before it is in flight. What a step in
 //! flight touches, blocks and slots, stays taken until that step is applied (the *fence*).
@@ -17,7 +22,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
-use crate::hash::BlockHasher;
+use crate::hash::{BlockHash, BlockHasher};
 use crate::kv::Kv;
 use crate::limits::{Limits, Pool};
 use crate::plan::{BlockId, Event, SlotId, Stats};
@@ -48,6 +53,10 @@ pub struct Scheduler {
     flights: VecDeque<Flight>,
     /// What sequences gave up while a step in flight was using it, in order of steps.
     fences: VecDeque<Fence>,
+    /// Blocks that steps in flight compute, in order of steps: the hash of the second block that a
+    /// slice fills. The hash is chained, so whoever wants this block wants the first one, too; for
+    /// one block alone nobody waits.
+    promises: Vec<(u64, BlockHash)>,
     /// Requests that ended outside of any call that reports events.
     ended: Vec<(RequestId, Finish)>,
     /// The last step planned, and the last one applied.
@@ -115,6 +124,7 @@ impl Scheduler {
             deadlines: BTreeSet::new(),
             flights: VecDeque::new(),
             fences: VecDeque::new(),
+            promises: Vec::new(),
             ended: Vec::new(),
             planned: 0,
             applied: 0,

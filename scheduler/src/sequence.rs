@@ -128,6 +128,12 @@ impl Sequence {
         self.known + self.pending >= self.known_max
     }
 
+    /// Full blocks of its text that may be found in the prefix cache. One token is always computed,
+    /// because its logits are wanted.
+    pub(crate) fn findable(&self, block_tokens: u32) -> u32 {
+        (self.known - 1) / block_tokens
+    }
+
     /// Whether a block is full and computed, and the prefix cache was not told.
     pub(crate) fn has_unpublished(&self, block_tokens: u32) -> bool {
         (self.published + 1) * block_tokens <= self.computed
@@ -171,6 +177,25 @@ impl Sequence {
             Some(&hash) => hash,
             None => hasher.hash(before, tokens),
         }
+    }
+
+    /// The hash of full block `at`, whose text is known. It and those before it are kept.
+    pub(crate) fn hash_of(
+        &mut self,
+        at: u32,
+        block_tokens: u32,
+        hasher: &dyn BlockHasher,
+        text: &mut Vec<Token>,
+    ) -> BlockHash {
+        while self.cold.hashes.len() <= at as usize {
+            let start = self.cold.hashes.len() as u32 * block_tokens;
+            text.clear();
+            self.copy_tokens(start..start + block_tokens, text);
+            let before = self.cold.hashes.last().copied();
+            let before = before.unwrap_or(self.cold.root);
+            self.cold.hashes.push(hasher.hash(before, text));
+        }
+        self.cold.hashes[at as usize]
     }
 
     /// Takes one more token.

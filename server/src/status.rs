@@ -296,11 +296,6 @@ pub fn fault_of_end(end: End) -> Option<Fault> {
         // Requests aborted by their own caller are gone; what remains was aborted by a drain.
         End::Finish(Finish::Abort) => Fault::draining(),
         End::Finish(Finish::Deadline) => Fault::deadline(),
-        End::Finish(Finish::Preempted) => Fault::new(
-            Code::Aborted,
-            "PREEMPTED_TOO_OFTEN",
-            "the request gave way to others too often",
-        ),
         End::Finish(Finish::Fault) => Fault::new(
             Code::Internal,
             "NUMERICAL_ERROR",

@@ -47,6 +47,8 @@ impl Scheduler {
         self.spare_rows.push(flight.rows);
         self.applied = outcome.step;
         self.lift_fences();
+        let applied = self.applied;
+        self.promises.retain(|&(step, _)| step > applied);
         self.expire(now, events);
         self.check_when_idle();
     }

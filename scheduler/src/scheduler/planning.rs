@@ -1,5 +1,7 @@
 //! `plan`: what the next step computes.
 
+use std::ops::Range;
+
 use crate::kv::Kv;
 use crate::plan::{Event, Plan, Slice, SlotId};
 use crate::prefix::{Key, Parent};
@@ -14,6 +16,16 @@ enum Pressure {
     None,
     /// Somebody was preempted or has to wait for blocks behind the fence.
     OutOfBlocks,
+}
+
+/// What came of an attempt to make a block available.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Made,
+    /// Blocks are coming, once a step in flight is applied.
+    Later,
+    /// The sequence that asked was preempted itself.
+    Gone,
 }
 
 /// A plan in the making.
@@ -48,7 +60,7 @@ impl Scheduler {
             rows,
             budget: self.limits.step_tokens_max,
         };
-        let pressure = self.plan_decodes(&mut draft, events);
+        let pressure = self.plan_decodes(&mut draft);
         self.plan_prompts(&mut draft);
         if pressure == Pressure::None {
             self.admit(&mut draft, events);
@@ -90,11 +102,11 @@ impl Scheduler {
 
     /// Plans every running sequence with one position to compute. Notes those with more in
     /// `self.prompts`.
-    fn plan_decodes(&mut self, draft: &mut Draft<'_>, events: &mut Vec<Event>) -> Pressure {
+    fn plan_decodes(&mut self, draft: &mut Draft<'_>) -> Pressure {
         let mut pressure = Pressure::None;
         self.prompts.clear();
         let block_tokens = self.kv.block_tokens();
-        // Preemption shortens the list from its end, where this loop has not been.
+        // Preemption takes from the list where this loop has not been, or where it is.
         let mut at = 0;
         while let Some(&Handle { index, .. }) = self.running.get(at) {
             at += 1;
@@ -110,8 +122,13 @@ impl Scheduler {
             if sequence.needs_block(block_tokens) {
                 if self.kv.pool().available() == 0 {
                     pressure = Pressure::OutOfBlocks;
-                    if !self.make_room(at, events) {
-                        continue;
+                    match self.make_room(at - 1) {
+                        Room::Made => {}
+                        Room::Later => continue,
+                        Room::Gone => {
+                            at -= 1;
+                            continue;
+                        }
                     }
                 }
                 self.take_block(index);
@@ -123,37 +140,39 @@ impl Scheduler {
         pressure
     }
 
-    /// Preempts from the end of the running list until a block is available. Returns false when
-    /// the sequence that asks, the one before `at`, must go without this time: because it was
-    /// preempted itself, or because blocks are coming once a step in flight is applied.
-    fn make_room(&mut self, at: usize, events: &mut Vec<Event>) -> bool {
+    /// Preempts until a block is available for the running sequence at `asking`.
+    fn make_room(&mut self, asking: usize) -> Room {
         while self.kv.pool().available() == 0 {
             if !self.fences.is_empty() {
-                return false;
+                return Room::Later;
             }
-            let Some(victim) = self.running.pop() else {
-                unreachable!("every block is taken and nobody runs");
-            };
-            assert!(
-                at > 1 || !self.running.is_empty(),
-                "the best sequence is never preempted"
-            );
-            self.preempt(victim.index, events);
-            if self.running.len() < at {
-                return false;
+            let victim = self.victim(asking);
+            self.preempt(victim);
+            if victim == asking {
+                return Room::Gone;
             }
         }
-        true
+        Room::Made
     }
 
-    /// Sends a running sequence back to the queue, or ends it when that happened too often. It
-    /// has been taken off the running list.
-    fn preempt(&mut self, index: u32, events: &mut Vec<Event>) {
+    /// Who gives way to the running sequence at `asking`: the worst-ranked one from there on, and if
+    /// possible one that has not given way too often. The best-ranked sequence never does.
+    fn victim(&self, asking: usize) -> usize {
+        let candidates = asking.max(1)..self.running.len();
+        let Some(worst) = candidates.clone().next_back() else {
+            unreachable!("every block is taken and nobody else runs");
+        };
+        let willing = |&at: &usize| {
+            let sequence = self.sequences.at(self.running[at].index);
+            sequence.cold.preemptions < self.limits.preemptions_max
+        };
+        candidates.rev().find(willing).unwrap_or(worst)
+    }
+
+    /// Sends the running sequence at `at` back to the queue.
+    fn preempt(&mut self, at: usize) {
+        let Handle { index, .. } = self.running.remove(at);
         self.preemptions += 1;
-        if self.sequences.at(index).cold.preemptions >= self.limits.preemptions_max {
-            self.end(index, Finish::Preempted, events);
-            return;
-        }
         self.vacate(index);
         self.sequences.restamp(index);
         let sequence = self.sequences.at_mut(index);
@@ -183,6 +202,9 @@ impl Scheduler {
             if self.sequences.at(index).pending > 0 || !self.find_prefix(index) {
                 return;
             }
+            if self.is_promised(index) {
+                return;
+            }
             let Some(slot) = self.slots.pop() else { return };
             self.start(index, slot, events);
             self.plan_text(draft, index);
@@ -194,9 +216,14 @@ impl Scheduler {
     fn find_prefix(&mut self, index: u32) -> bool {
         let block_tokens = self.kv.block_tokens();
         let sequence = self.sequences.at_mut(index);
-        // One token is always computed, because its logits are wanted.
-        let findable = (sequence.known - 1) / block_tokens;
+        let findable = sequence.findable(block_tokens);
         let needed = self.kv.blocks_for(sequence.known);
+        let preemptions = sequence.cold.preemptions;
+        let growth = if preemptions < self.limits.preemptions_max {
+            0
+        } else {
+            self.kv.blocks_for(sequence.known_max) - needed
+        };
         let mut parent = Parent::root(sequence.cold.root);
         let mut before = sequence.cold.root;
         let mut idle_hits = 0;
@@ -224,12 +251,40 @@ impl Scheduler {
         }
         sequence.cold.parent = parent;
         sequence.cold.hash = before;
-        let reserve = if self.running_count == 0 {
-            0
-        } else {
-            watermark(&self.kv)
+        let reserve = match (self.running_count, preemptions) {
+            (0, _) => 0,
+            (_, 0) => watermark(&self.kv),
+            // Less, and it would be thrown out again within a few steps.
+            (running, _) => watermark(&self.kv).max(running + 1).max(growth),
         };
         needed - self.hits.len() as u32 + idle_hits + reserve <= self.kv.pool().available()
+    }
+
+    /// Whether the blocks after those in `self.hits`, two of them or more, are being computed for
+    /// somebody else. A hash that collides costs a step.
+    fn is_promised(&mut self, index: u32) -> bool {
+        let block_tokens = self.kv.block_tokens();
+        let second = self.hits.len() as u32 + 1;
+        let sequence = self.sequences.at_mut(index);
+        if self.promises.is_empty() || second >= sequence.findable(block_tokens) {
+            return false;
+        }
+        let hasher = self.hasher.as_ref();
+        let hash = sequence.hash_of(second, block_tokens, hasher, &mut self.block_text);
+        self.promises.iter().any(|&(_, promised)| promised == hash)
+    }
+
+    /// Notes which blocks a slice at `positions` will leave behind, if there are two or more.
+    fn promise(&mut self, index: u32, step: u64, positions: Range<u32>) {
+        let block_tokens = self.kv.block_tokens();
+        let second = positions.start / block_tokens + 1;
+        if (second + 1) * block_tokens > positions.end {
+            return;
+        }
+        let hasher = self.hasher.as_ref();
+        let sequence = self.sequences.at_mut(index);
+        let hash = sequence.hash_of(second, block_tokens, hasher, &mut self.block_text);
+        self.promises.push((step, hash));
     }
 
     /// Makes the waiting sequence for which [`Scheduler::find_prefix`] was called a running one:
@@ -302,8 +357,10 @@ impl Scheduler {
     fn plan_text(&mut self, draft: &mut Draft<'_>, index: u32) {
         let sequence = self.sequences.at_mut(index);
         let count = sequence.remaining().min(draft.budget);
-        let blocks = self.kv.blocks_for(sequence.planned + count) as usize;
+        let positions = sequence.planned..sequence.planned + count;
+        let blocks = self.kv.blocks_for(positions.end) as usize;
         draft.push(index, sequence, count, blocks);
+        self.promise(index, draft.plan.step, positions);
     }
 }
 

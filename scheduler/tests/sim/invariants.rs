@@ -19,8 +19,6 @@ pub(crate) struct Tracked {
     pending: u32,
     /// The end of its last slice, and what the slice ran in.
     planned: Option<(u32, SlotId)>,
-    /// How often its computation began anew.
-    restarts: u32,
     started: bool,
     pub(crate) finish: Option<Finish>,
     /// Ends that are legal now, besides those its text brings.
@@ -78,7 +76,6 @@ impl Tracker {
                 solo,
                 pending: 0,
                 planned: None,
-                restarts: 0,
                 started: false,
                 finish: None,
                 fault: false,
@@ -176,7 +173,6 @@ impl Tracker {
     }
 
     fn finished(&mut self, id: RequestId, finish: Finish, now: Micros) {
-        let preemptions_max = self.limits.preemptions_max;
         let tracked = self.requests.get_mut(&id).unwrap();
         assert_eq!(tracked.finish, None, "{id:?} ended twice");
         tracked.finish = Some(finish);
@@ -189,7 +185,6 @@ impl Tracker {
                 .request
                 .deadline
                 .is_some_and(|deadline| deadline <= now),
-            Finish::Preempted => tracked.restarts <= preemptions_max,
             Finish::Fault => tracked.fault,
         };
         assert!(legal, "{id:?} ended with {finish:?} for no reason");
@@ -229,7 +224,6 @@ impl Tracker {
     fn slice(&mut self, plan: &Plan, slice: &Slice, now: Micros) {
         let id = slice.id;
         let block_tokens = self.pool.block_tokens.get();
-        let preemptions_max = self.limits.preemptions_max;
         let tracked = self.requests.get_mut(&id).unwrap();
         assert!(tracked.started, "{id:?} runs before it starts");
         assert_eq!(tracked.finish, None, "{id:?} is planned after its end");
@@ -262,11 +256,6 @@ impl Tracker {
             Some(_) => {
                 assert_eq!(start % block_tokens, 0, "{id:?} starts inside a block");
                 assert_eq!(tracked.pending, 0, "{id:?} starts before its text is known");
-                tracked.restarts += 1;
-                assert!(
-                    tracked.restarts <= preemptions_max,
-                    "{id:?} is preempted too often"
-                );
             }
         }
         tracked.planned = Some((end, slice.slot));

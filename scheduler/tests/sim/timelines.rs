@@ -101,7 +101,7 @@ fn live_sequences_share_blocks() {
 }
 
 #[test]
-fn a_block_is_not_shared_before_it_is_computed() {
+fn who_wants_blocks_that_are_being_computed_waits_for_them() {
     assert_snapshot!(play("
         limits step=32 running=2 blocks=8x4 depth=2
         submit a prompt=9 out=2
@@ -110,9 +110,46 @@ fn a_block_is_not_shared_before_it_is_computed() {
         run
     "), @r"
     1: a[0..9] | a starts
+    2: a[9..10]?
+    1. a+
+    3: b[8..9] | b starts at 8
+    2. a+ | a ends: Length
+    3. b+ | b ends: Length
+    ");
+}
+
+#[test]
+fn one_block_is_computed_twice_rather_than_waited_for() {
+    assert_snapshot!(play("
+        limits step=32 running=2 blocks=8x4 depth=2
+        submit a prompt=9 out=2
+        plan
+        submit b prompt=9 out=1 like=a:7
+        run
+    "), @r"
+    1: a[0..9] | a starts
     2: a[9..10]? b[0..9] | b starts
     1. a+
     2. a+ | a ends: Length b+ | b ends: Length
+    ");
+}
+
+#[test]
+fn siblings_compute_their_prompt_once() {
+    assert_snapshot!(play("
+        limits step=32 running=4 blocks=20x4
+        submit a prompt=13 out=2
+        submit b prompt=13 out=2 like=a:13
+        submit c prompt=13 out=2 like=a:13
+        submit d prompt=13 out=2 like=a:13
+        run
+    "), @r"
+    1: a[0..13] | a starts
+    1. a+
+    2: a[13..14] b[12..13] c[12..13] d[12..13] | b starts at 12 | c starts at 12 | d starts at 12
+    2. a+ | a ends: Length b+ c+ d+
+    3: b[13..14] c[13..14] d[13..14]
+    3. b+ | b ends: Length c+ | c ends: Length d+ | d ends: Length
     ");
 }
 
@@ -195,7 +232,56 @@ fn the_lowest_priority_is_preempted_even_if_it_came_first() {
 }
 
 #[test]
-fn a_sequence_preempted_too_often_ends() {
+fn who_gave_way_too_often_is_passed_over_while_somebody_else_can() {
+    assert_snapshot!(play("
+        limits step=32 running=4 blocks=13x2 preemptions=1
+        submit a prompt=4 out=12
+        submit b prompt=4 out=12
+        submit c prompt=7 out=4
+        submit d prompt=1 out=8
+        run
+        stats
+    "), @r"
+    1: a[0..4] b[0..4] c[0..7] d[0..1] | a starts | b starts | c starts | d starts
+    1. a+ b+ c+ d+
+    2: a[4..5] b[4..5] c[7..8] d[1..2]
+    2. a+ b+ c+ d+
+    3: a[5..6] b[5..6] c[8..9] d[2..3]
+    3. a+ b+ c+ d+
+    4: a[6..7] b[6..7] c[9..10]
+    4. a+ b+ c+ | c ends: Length
+    5: a[7..8] b[7..8] d[0..4]
+    5. a+ b+ d+
+    6: a[8..9] b[8..9] d[4..5]
+    6. a+ b+ d+
+    7: a[9..10] b[9..10] d[5..6]
+    7. a+ b+ d+
+    8: a[10..11] d[6..7]
+    8. a+ d+
+    9: a[11..12] d[7..8]
+    9. a+ d+ | d ends: Length
+    10: a[12..13]
+    10. a+
+    11: a[13..14]
+    11. a+
+    12: a[14..15]
+    12. a+ | a ends: Length
+    13: b[2..11]
+    13. b+
+    14: b[11..12]
+    14. b+
+    15: b[12..13]
+    15. b+
+    16: b[13..14]
+    16. b+
+    17: b[14..15]
+    17. b+ | b ends: Length
+    waiting 0 running 0 free 1 active 0 cached 12 preemptions 2 evictions 16
+    ");
+}
+
+#[test]
+fn without_patience_everybody_still_ends() {
     assert_snapshot!(play("
         limits step=16 running=3 blocks=6x2 preemptions=0
         submit a prompt=3 out=6
@@ -211,11 +297,13 @@ fn a_sequence_preempted_too_often_ends() {
     3. a+ b+
     4: a[5..6] b[5..6]
     4. a+ b+
-    5: a[6..7] | b ends: Preempted
+    5: a[6..7]
     5. a+
     6: a[7..8]
     6. a+ | a ends: Length
-    waiting 0 running 0 free 0 active 0 cached 6 preemptions 1 evictions 1
+    7: b[4..7]
+    7. b+ | b ends: Length
+    waiting 0 running 0 free 1 active 0 cached 5 preemptions 1 evictions 3
     ");
 }
 

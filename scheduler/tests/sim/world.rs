@@ -22,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) prefix_hit_tokens: u64,
     pub(crate) evictions: u64,
     /// By reason, in the order of [`Finish`].
-    pub(crate) ends: [u64; 6],
+    pub(crate) ends: [u64; 5],
     /// A digest of every plan and event.
     trace: u64,
 }
@@ -242,7 +242,6 @@ fn place(finish: Finish) -> usize {
         Finish::Length => 1,
         Finish::Abort => 2,
         Finish::Deadline => 3,
-        Finish::Preempted => 4,
-        Finish::Fault => 5,
+        Finish::Fault => 4,
     }
 }
