@@ -22,12 +22,16 @@ pub struct Identity {
 /// When a failed executor is replaced, and when that is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restarts {
-    /// Failures in one window after which the engine stays down.
+    /// Failures after which the engine stays down, counted from the last recovery.
     pub failures_max: usize,
-    /// The window that failures are counted in.
-    pub window: Duration,
-    /// The pause before the second restart of a window; it doubles with each further one. The
-    /// first restart is immediate.
+    /// An executor whose steps succeeded for this long has recovered: earlier failures no longer
+    /// count. Time alone heals nothing, so that failures that take long are counted too.
+    pub recovery: Duration,
+    /// Executors that may hang at once, each keeping its thread and its memory. One more, and the
+    /// engine stays down.
+    pub abandoned_max: usize,
+    /// The pause before the second restart since the last recovery; it doubles with each further
+    /// one. The first restart is immediate.
     pub pause: Duration,
 }
 
@@ -35,8 +39,30 @@ impl Default for Restarts {
     fn default() -> Self {
         Self {
             failures_max: 5,
-            window: Duration::from_mins(1),
+            recovery: Duration::from_mins(2),
+            // A request that makes executors hang does so twice until it is found.
+            abandoned_max: 2,
             pause: Duration::from_millis(250),
+        }
+    }
+}
+
+/// How long an executor may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// How long a step, or a batch, may go on without
+    /// [progress](crate::executor::Progress) before its executor counts as hung.
+    pub step: Duration,
+    /// How long the making of an executor may take before the engine is given up.
+    pub start: Duration,
+}
+
+impl Default for Timeouts {
+    /// 30 s for a step, 10 minutes to load.
+    fn default() -> Self {
+        Self {
+            step: Duration::from_secs(30),
+            start: Duration::from_mins(10),
         }
     }
 }
@@ -53,8 +79,8 @@ pub struct EngineConfig {
     /// How long progress may lie unread before its stream is aborted with
     /// [`End::Stalled`](crate::handle::End::Stalled).
     pub stall_timeout: Duration,
-    /// How long one step may take before its executor counts as hung.
-    pub step_timeout: Duration,
+    /// How long its executor may take.
+    pub timeouts: Timeouts,
     /// How failures are answered.
     pub restarts: Restarts,
     /// What it reads the time from.
@@ -62,14 +88,14 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// The defaults: 30 s for stalls and for steps, five failures a minute, the system's clock.
+    /// The defaults: 30 s for stalls, those of [`Timeouts`] and [`Restarts`], the system's clock.
     pub fn new(name: impl Into<String>, limits: Limits) -> Self {
         Self {
             name: name.into(),
             identity: Identity::default(),
             limits,
             stall_timeout: Duration::from_secs(30),
-            step_timeout: Duration::from_secs(30),
+            timeouts: Timeouts::default(),
             restarts: Restarts::default(),
             clock: Arc::new(SystemClock::default()),
         }
@@ -83,8 +109,8 @@ pub struct EncodeConfig {
     pub name: String,
     /// The batcher's bounds.
     pub limits: EncodeLimits,
-    /// How long one batch may take before its encoder counts as hung.
-    pub step_timeout: Duration,
+    /// How long its encoder may take.
+    pub timeouts: Timeouts,
     /// How failures are answered.
     pub restarts: Restarts,
     /// What it reads the time from.
@@ -92,12 +118,12 @@ pub struct EncodeConfig {
 }
 
 impl EncodeConfig {
-    /// The defaults: 30 s for a batch, five failures a minute, the system's clock.
+    /// The defaults: those of [`Timeouts`] and [`Restarts`], the system's clock.
     pub fn new(name: impl Into<String>, limits: EncodeLimits) -> Self {
         Self {
             name: name.into(),
             limits,
-            step_timeout: Duration::from_secs(30),
+            timeouts: Timeouts::default(),
             restarts: Restarts::default(),
             clock: Arc::new(SystemClock::default()),
         }

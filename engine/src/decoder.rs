@@ -4,14 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 
+use scheduler::limits::Limits;
 use scheduler::plan::Stats;
 use scheduler::request::{Finish, Micros, RequestId};
 use tokio::sync::oneshot;
 
+use crate::beat::Beat;
 use crate::clock::{after, seconds};
 use crate::config::EngineConfig;
 use crate::executor::{Executor, ExecutorError};
-use crate::frame::{Beat, Frame, Work};
+use crate::frame::{Frame, Work};
 use crate::handle::{End, Factory, Generate, Refusal};
 use crate::hash::Roots;
 use crate::inbox::{Inbox, lock};
@@ -52,13 +54,8 @@ impl Decoder {
     pub(crate) fn new(factory: Factory<dyn Executor>, config: EngineConfig) -> Self {
         let clock = Arc::clone(&config.clock);
         Self {
-            frame: Frame::new(
-                config.name.clone(),
-                clock,
-                config.step_timeout,
-                config.restarts,
-            ),
-            inbox: Inbox::new(config.limits.waiting_max),
+            frame: Frame::new(config.name.clone(), clock, config.timeouts, config.restarts),
+            inbox: Inbox::new(in_flight_max(&config.limits)),
             roots: Roots::new(&config.identity),
             ids: AtomicU64::new(1),
             metrics: DecoderMetrics::new(&config.name),
@@ -119,6 +116,15 @@ impl Decoder {
         *lock(&self.stats) = stats;
     }
 
+    /// There is no executor: its memory is gone, and whoever is left waits.
+    fn nothing_runs(&self, ledger: &Ledger) {
+        let stats = Stats {
+            waiting: ledger.streams.len() as u32,
+            ..Stats::default()
+        };
+        self.record_stats(&Stats::default(), stats);
+    }
+
     /// The ledger, if it is still in the care of `life`.
     pub(crate) fn ledger(&self, life: u64) -> Result<MutexGuard<'_, Ledger>, Stop> {
         let ledger = lock(&self.ledger);
@@ -172,8 +178,9 @@ impl Work for Decoder {
         &self.frame
     }
 
-    fn live(&self, life: u64, beat: &Beat) -> Result<(), ExecutorError> {
-        let executor = (lock(&self.factory))()?;
+    fn live(&self, life: u64, beat: &Arc<Beat>) -> Result<(), ExecutorError> {
+        let mut executor = (lock(&self.factory))()?;
+        executor.report_to(self.frame.progress(beat));
         match Life::new(self, life, executor).run(beat) {
             Stop::Drained | Stop::Superseded => Ok(()),
             Stop::Failed(error) => Err(error),
@@ -184,12 +191,16 @@ impl Work for Decoder {
         let now = self.frame.clock.now();
         let mut ledger = lock(&self.ledger);
         ledger.life = next;
+        for id in std::mem::take(&mut ledger.planned) {
+            if let Some(stream) = ledger.streams.get_mut(&id) {
+                stream.failures += 1;
+            }
+        }
         for id in ledger.ids() {
             let Some(stream) = ledger.streams.get_mut(&id) else {
                 continue;
             };
             stream.pending = None;
-            stream.failures += u32::from(stream.admitted);
             stream.admitted = false;
             let lost = stream.failures >= FAILURES_MAX;
             if lost || stream.ending.is_some() || stream.is_abandoned() {
@@ -202,7 +213,33 @@ impl Work for Decoder {
                 waker.into_iter().for_each(Waker::wake);
             }
         }
-        *lock(&self.stats) = Stats::default();
+        self.nothing_runs(&ledger);
+    }
+
+    fn tend(&self, now: Micros) -> Option<Micros> {
+        let everything = self.inbox.take_abort_all();
+        let mut ledger = lock(&self.ledger);
+        let mut next = None;
+        for id in ledger.ids() {
+            let deadline = ledger.streams.get(&id).and_then(|stream| stream.deadline);
+            let expired = deadline.is_some_and(|deadline| deadline <= now);
+            if everything || expired {
+                let finish = if everything {
+                    Finish::Abort
+                } else {
+                    Finish::Deadline
+                };
+                let waker = self.end(&mut ledger, id, End::Finish(finish), now);
+                waker.into_iter().for_each(Waker::wake);
+            } else {
+                next = next.into_iter().chain(deadline).min();
+            }
+        }
+        next
+    }
+
+    fn is_idle(&self) -> bool {
+        lock(&self.ledger).streams.is_empty() && self.inbox.submissions() == 0
     }
 
     fn close(&self) {
@@ -214,6 +251,7 @@ impl Work for Decoder {
             let waker = self.end(&mut ledger, id, End::EngineDown, now);
             waker.into_iter().for_each(Waker::wake);
         }
+        self.nothing_runs(&ledger);
     }
 
     fn wake(&self) {
@@ -221,6 +259,12 @@ impl Work for Decoder {
     }
 }
 
-/// Failures running, without a token in between, after which a request that was there each time is
-/// not replayed again.
+/// Requests that may be in flight, waiting or running. A burst into an idle engine may fill its
+/// slots and its queue at once.
+pub(crate) fn in_flight_max(limits: &Limits) -> u32 {
+    limits.waiting_max.saturating_add(limits.running_max)
+}
+
+/// Failures running, without a token in between, after which a request that was being computed each
+/// time is not replayed again. The second time it was alone with requests that had got on since.
 const FAILURES_MAX: u32 = 2;

@@ -1,5 +1,6 @@
 //! The boundary to whatever computes: [`Executor`] for decoders, [`Encoder`] for encoders.
 
+use std::fmt;
 use std::sync::Arc;
 
 use scheduler::limits::Pool;
@@ -53,10 +54,38 @@ pub struct Rows {
     pub rows: Vec<(RequestId, Row)>,
 }
 
+/// Through it an executor tells the watchdog that a long step gets on. By default nobody listens.
+#[derive(Clone, Default)]
+pub struct Progress(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl Progress {
+    pub(crate) fn new(heard: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(heard)))
+    }
+
+    /// A part of the step is done: a layer, a chunk. Costs a look at the clock.
+    pub fn made(&self) {
+        if let Some(heard) = &self.0 {
+            heard();
+        }
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress").finish_non_exhaustive()
+    }
+}
+
 /// Computes plans for one decoder. Owned and called by the engine thread alone.
 pub trait Executor: Send {
     /// The KV memory it holds.
     fn pool(&self) -> Pool;
+    /// Hands over, once and before anything else, where to tell of progress within steps. An
+    /// executor whose steps may take longer than the step time-out tells of every layer.
+    fn report_to(&mut self, progress: Progress) {
+        drop(progress);
+    }
     /// Announces a request before the first plan that names it. `generated` are tokens of an
     /// earlier life (replay); they count for penalties and for the position of the next draw.
     fn admit(
@@ -66,10 +95,10 @@ pub trait Executor: Send {
         prompt: &Arc<[Token]>,
         generated: &[Token],
     );
-    /// Starts a step; may return before the device is done, or compute it at once. Steps complete in
-    /// launch order.
+    /// Starts a step and returns before it is computed: the last step's tokens go to their readers
+    /// meanwhile. Steps complete in launch order.
     fn launch(&mut self, plan: &Plan) -> Result<(), ExecutorError>;
-    /// Waits for the oldest launched step and fills `rows` with what it sampled.
+    /// Waits for the oldest launched step, or computes it, and fills `rows` with what it sampled.
     fn wait(&mut self, rows: &mut Rows) -> Result<(), ExecutorError>;
     /// Forgets a request. Its id is never used again.
     fn release(&mut self, id: RequestId);
@@ -101,6 +130,10 @@ pub struct EncodeInput {
 pub trait Encoder: Send {
     /// Values of one output vector.
     fn width(&self) -> u32;
+    /// As [`Executor::report_to`], for batches.
+    fn report_to(&mut self, progress: Progress) {
+        drop(progress);
+    }
     /// Encodes `inputs` (packed, not padded) and writes one vector an input to `vectors`,
     /// row-major `[inputs, width]`, not normalised.
     fn encode(

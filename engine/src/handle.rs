@@ -92,7 +92,9 @@ pub enum Health {
     Serving,
     /// No new work is taken; old work ends.
     Draining,
-    /// The executor failed or a step hangs.
+    /// The executor failed or hung, and another takes over its work. No new work is taken.
+    Restarting,
+    /// It failed too often, or could not be made. There is no way back.
     Down,
 }
 
@@ -113,25 +115,39 @@ impl Handle {
         Self { owner }
     }
 
-    /// Queues a generation and waits for the verdict of the loop, at most a step. Never waits for
-    /// room: a full queue is an answer.
+    /// Queues a generation and waits for the verdict of the loop: for the step that runs, and for
+    /// the restart if that step fails. Never waits for room: a full queue is an answer.
     pub async fn generate(&self, request: Generate) -> Result<Tokens, Refusal> {
+        self.submit(request)?.verdict().await
+    }
+
+    /// Queues several generations at once, all of them or none, and waits for their verdicts
+    /// together. Generations that share a prompt should come this way: it is computed once.
+    pub async fn generate_all(
+        &self,
+        requests: impl IntoIterator<Item = Generate>,
+    ) -> Result<Vec<Tokens>, Refusal> {
+        let requests = requests.into_iter();
+        let asked: Vec<Asked> = requests
+            .map(|request| self.submit(request))
+            .collect::<Result<_, _>>()?;
+        let mut streams = Vec::with_capacity(asked.len());
+        for asked in asked {
+            streams.push(asked.verdict().await?);
+        }
+        Ok(streams)
+    }
+
+    fn submit(&self, request: Generate) -> Result<Asked, Refusal> {
         let decoder = &self.owner.decoder;
         let (id, mailbox, verdict) = decoder.submit(request)?;
-        let mut tokens = Tokens {
+        let tokens = Tokens {
             decoder: Arc::clone(decoder),
             id,
             mailbox,
             ended: false,
         };
-        let result = verdict.await.unwrap_or(Err(Refusal::Unavailable));
-        match result {
-            Ok(()) => Ok(tokens),
-            Err(refusal) => {
-                tokens.ended = true;
-                Err(refusal)
-            }
-        }
+        Ok(Asked { tokens, verdict })
     }
 
     /// The latest counts.
@@ -152,6 +168,26 @@ impl Handle {
     /// Ends everything that still runs or waits, before the next step.
     pub fn abort_all(&self) {
         self.owner.decoder.inbox.abort_all();
+        self.owner.decoder.frame.wake();
+    }
+}
+
+/// A generation in the inbox. Dropping it aborts the request.
+struct Asked {
+    tokens: Tokens,
+    verdict: oneshot::Receiver<Result<(), Refusal>>,
+}
+
+impl Asked {
+    async fn verdict(self) -> Result<Tokens, Refusal> {
+        let Self {
+            mut tokens,
+            verdict,
+        } = self;
+        let result = verdict.await.unwrap_or(Err(Refusal::Unavailable));
+        // Who was refused has nothing to abort.
+        tokens.ended = result.is_err();
+        result.map(|()| tokens)
     }
 }
 
@@ -193,6 +229,14 @@ impl Tokens {
     /// Waits for progress; `None` after the end was reported. Safe to cancel.
     pub async fn next(&mut self) -> Option<Progress> {
         poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// Ends the request because it has said all that was wanted, as a stop string does. Counted as
+    /// [`Finish::Stop`], where dropping is counted as a caller who went away.
+    pub fn stop(mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.decoder.inbox.stop(self.id);
+        }
     }
 
     /// As [`Tokens::next`], for callers that are streams themselves.
@@ -273,6 +317,7 @@ impl EncodeHandle {
     /// Ends everything that still waits with [`Refusal::Draining`], before the next batch.
     pub fn abort_all(&self) {
         self.owner.engine.inbox.abort_all();
+        self.owner.engine.frame.wake();
     }
 
     /// Inputs that wait.

@@ -14,6 +14,8 @@ pub(crate) struct Orders<S> {
     pub(crate) submissions: Vec<S>,
     /// Work whose caller is gone. At most one entry a request, so bounded by what was submitted.
     pub(crate) aborts: Vec<RequestId>,
+    /// Work that its caller has enough of. As many at most.
+    pub(crate) stops: Vec<RequestId>,
     /// Whether everything is to end now.
     pub(crate) abort_all: bool,
     /// Whether the loop ends when it has nothing left to do.
@@ -25,6 +27,7 @@ impl<S> Default for Orders<S> {
         Self {
             submissions: Vec::new(),
             aborts: Vec::new(),
+            stops: Vec::new(),
             abort_all: false,
             draining: false,
         }
@@ -92,6 +95,28 @@ impl<S> Inbox<S> {
         }
     }
 
+    /// Leaves the word that `id` has said all that was wanted.
+    pub(crate) fn stop(&self, id: RequestId) {
+        let mut state = lock(&self.state);
+        if !state.closed {
+            state.orders.stops.push(id);
+            self.wake_parked(state);
+        }
+    }
+
+    /// Takes the word to end everything, for whoever acts while there is no loop. What has not been
+    /// taken in yet is dropped with it.
+    pub(crate) fn take_abort_all(&self) -> bool {
+        let mut state = lock(&self.state);
+        let everything = std::mem::take(&mut state.orders.abort_all);
+        if everything {
+            let submissions = std::mem::take(&mut state.orders.submissions);
+            drop(state);
+            drop(submissions);
+        }
+        everything
+    }
+
     /// Leaves the word to end everything.
     pub(crate) fn abort_all(&self) {
         let mut state = lock(&self.state);
@@ -127,7 +152,7 @@ impl<S> Inbox<S> {
     /// Takes everything; `orders` must be used up and lends its memory.
     pub(crate) fn take(&self, orders: &mut Orders<S>) {
         assert!(
-            orders.submissions.is_empty() && orders.aborts.is_empty(),
+            orders.submissions.is_empty() && orders.aborts.is_empty() && orders.stops.is_empty(),
             "orders are taken before the last ones were carried out"
         );
         let mut state = lock(&self.state);
@@ -146,8 +171,14 @@ impl<S> Inbox<S> {
     /// Sleeps until there is something to take, at most `sleep_max`. May wake without a reason.
     pub(crate) fn park(&self, sleep_max: Option<Duration>) {
         let mut state = lock(&self.state);
-        let orders = &state.orders;
-        let idle = orders.submissions.is_empty() && orders.aborts.is_empty() && !orders.abort_all;
+        let Orders {
+            submissions,
+            aborts,
+            stops,
+            abort_all,
+            draining: _,
+        } = &state.orders;
+        let idle = submissions.is_empty() && aborts.is_empty() && stops.is_empty() && !abort_all;
         if idle && !state.woken {
             state.parked = true;
             state = wait(&self.signal, state, sleep_max);

@@ -5,10 +5,11 @@
 //! repeats a token.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use scheduler::hash::BlockHash;
+use scheduler::hash::{BlockHash, Scatter};
 use scheduler::request::{Micros, Priority, Request, RequestId, TenantId, Token};
 
 use crate::handle::{End, Generated};
@@ -38,7 +39,7 @@ pub(crate) struct Stream {
     pub(crate) started: bool,
     /// Whether the current life's executor knows it.
     pub(crate) admitted: bool,
-    /// Failures since its last token that it was admitted in.
+    /// Failures since its last token that it was being computed in.
     pub(crate) failures: u32,
     /// Why the engine itself ends it; overrides the scheduler's reason.
     pub(crate) ending: Option<End>,
@@ -79,7 +80,9 @@ impl Stream {
 pub(crate) struct Ledger {
     /// The life that may touch it.
     pub(crate) life: u64,
-    pub(crate) streams: HashMap<RequestId, Box<Stream>>,
+    pub(crate) streams: HashMap<RequestId, Box<Stream>, BuildHasherDefault<Scatter>>,
+    /// Whom the executor was last told to compute: they are to blame if it fails.
+    pub(crate) planned: Vec<RequestId>,
     pub(crate) tenants: Tenants,
 }
 

@@ -13,6 +13,7 @@ pub mod hash;
 pub mod metrics;
 pub mod sampling;
 
+mod beat;
 mod decoder;
 mod frame;
 mod inbox;

@@ -1,5 +1,6 @@
-//! The loop of a decoder: drain commands, plan, publish the last step's events, launch, wait, apply.
+//! The loop of a decoder: drain commands, plan, launch, publish the last step's events, wait, apply.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -8,10 +9,10 @@ use scheduler::plan::{Event, Outcome, Plan, Sampled, Stats};
 use scheduler::request::{Finish, Micros, Reject, RequestId, Token};
 use scheduler::scheduler::Scheduler;
 
+use crate::beat::Beat;
 use crate::clock::{after, seconds};
-use crate::decoder::{Decoder, Submission};
+use crate::decoder::{Decoder, Submission, in_flight_max};
 use crate::executor::{Executor, ExecutorError, Row, Rows};
-use crate::frame::Beat;
 use crate::handle::{End, Generated, Refusal};
 use crate::hash::Sha256Hasher;
 use crate::inbox::Orders;
@@ -47,6 +48,7 @@ pub(crate) struct Life<'a> {
     scheduler: Scheduler,
     recorded: Stats,
     orders: Orders<Submission>,
+    returning: Returning,
     plan: Plan,
     rows: Rows,
     outcome: Outcome,
@@ -58,14 +60,29 @@ pub(crate) struct Life<'a> {
     readers: Vec<Waker>,
 }
 
+/// What an earlier life left behind, on its way back to the scheduler. Who was being computed when
+/// that life failed may have been the cause. So these come first, one at a time, each until its
+/// first token; then come those who waited, and then whoever is new.
+#[derive(Debug, Default)]
+struct Returning {
+    /// Who is still to come, the suspects first.
+    ids: VecDeque<RequestId>,
+    /// The suspect whose turn it is.
+    on_trial: Option<RequestId>,
+    /// Came while nobody could be let in.
+    late: Vec<Submission>,
+    /// Whether all are back.
+    done: bool,
+}
+
 impl<'a> Life<'a> {
     pub(crate) fn new(decoder: &'a Decoder, life: u64, executor: Box<dyn Executor>) -> Self {
         let (pool, limits) = (executor.pool(), decoder.config.limits);
         decoder.metrics.pool(pool);
-        // `waiting_max` is kept by `submit` below. The scheduler's own queue has room for everything
-        // that can be in flight, so that a replay is never refused.
+        // The bound is kept by `submit` below. The scheduler's own queue has room for everything that
+        // can be in flight, so that a replay is never refused.
         let limits = Limits {
-            waiting_max: limits.waiting_max.saturating_add(limits.running_max),
+            waiting_max: in_flight_max(&limits),
             ..limits
         };
         Self {
@@ -75,6 +92,7 @@ impl<'a> Life<'a> {
             scheduler: Scheduler::new(limits, pool, Box::new(Sha256Hasher)),
             recorded: Stats::default(),
             orders: Orders::default(),
+            returning: Returning::default(),
             plan: Plan::default(),
             rows: Rows::default(),
             outcome: Outcome::default(),
@@ -87,13 +105,9 @@ impl<'a> Life<'a> {
     }
 
     pub(crate) fn run(&mut self, beat: &Beat) -> Stop {
-        let frame = &self.decoder.frame;
-        beat.begin(frame.clock.now());
-        if let Err(stop) = self.replay() {
+        if let Err(stop) = self.take_over() {
             return stop;
         }
-        self.record_stats();
-        frame.serve(|| self.decoder.inbox.is_draining());
         loop {
             match self.step(beat) {
                 Ok(true) => {}
@@ -112,8 +126,11 @@ impl<'a> Life<'a> {
         let now = clock.now();
         beat.begin(now);
         self.carry_out_orders(now)?;
+        if !self.returning.done {
+            self.readmit(now)?;
+        }
         self.scheduler.plan(now, &mut self.plan, &mut self.events);
-        self.tell_executor()?;
+        self.announce()?;
         if self.plan.is_empty() {
             let news = !self.events.is_empty();
             self.publish(now)?;
@@ -123,16 +140,17 @@ impl<'a> Life<'a> {
             }
             return Ok(news);
         }
-        // Before the launch, because an executor may compute in it: the last step's tokens are not to
-        // wait for the next step. A device of its own is kept busy by `depth_max` 2, not by this.
+        let launched = clock.now();
+        self.executor.launch(&self.plan)?;
+        // Readers get the last step's tokens while the device computes this one.
         self.publish(now)?;
         self.record_stats();
-        self.executor.launch(&self.plan)?;
         self.executor.wait(&mut self.rows)?;
         let done = clock.now();
+        beat.done(done);
         self.decoder
             .metrics
-            .step(seconds(now, done), self.plan.tokens.len());
+            .step(seconds(launched, done), self.plan.tokens.len());
         self.apply(done)?;
         Ok(true)
     }
@@ -149,27 +167,82 @@ impl<'a> Life<'a> {
 
     // === from callers to the scheduler ===
 
-    /// Submits again what an earlier life left behind.
-    fn replay(&mut self) -> Result<(), Stop> {
+    /// Notes what an earlier life left behind.
+    fn take_over(&mut self) -> Result<(), Stop> {
+        let ledger = self.decoder.ledger(self.number)?;
+        let failures = |id: &RequestId| ledger.streams.get(id).map_or(0, |s| s.failures);
+        let (suspects, others): (Vec<_>, Vec<_>) =
+            ledger.ids().into_iter().partition(|id| failures(id) > 0);
+        self.returning.ids = suspects.into_iter().chain(others).collect();
+        Ok(())
+    }
+
+    /// Submits again what an earlier life left behind, as far as that is possible now. Serves when
+    /// all of it is back.
+    fn readmit(&mut self, now: Micros) -> Result<(), Stop> {
         let decoder = self.decoder;
-        let now = decoder.frame.clock.now();
         let mut guard = decoder.ledger(self.number)?;
         let ledger = &mut *guard;
-        for id in ledger.ids() {
+        self.expire_returning(ledger, now);
+        let is_suspect = |ledger: &Ledger, id: RequestId| {
+            ledger.streams.get(&id).is_some_and(|s| s.failures > 0)
+        };
+        if self
+            .returning
+            .on_trial
+            .is_some_and(|id| is_suspect(ledger, id))
+        {
+            return Ok(());
+        }
+        self.returning.on_trial = None;
+        while let Some(id) = self.returning.ids.pop_front() {
             let Some(stream) = ledger.streams.get(&id) else {
                 continue;
             };
             let tenant = ledger.tenants.number(&stream.tenant);
-            let end = match self.scheduler.submit(stream.request(id, tenant), now) {
-                Ok(()) => continue,
-                Err(Reject::Expired) => End::Finish(Finish::Deadline),
-                Err(_) => End::EngineDown,
-            };
-            self.readers.extend(decoder.end(ledger, id, end, now));
+            match self.scheduler.submit(stream.request(id, tenant), now) {
+                Ok(()) if is_suspect(ledger, id) => {
+                    self.returning.on_trial = Some(id);
+                    return Ok(());
+                }
+                Ok(()) => {}
+                Err(Reject::Expired) => self.end(ledger, id, Finish::Deadline, now),
+                Err(_) => {
+                    let reader = decoder.end(ledger, id, End::EngineDown, now);
+                    self.readers.extend(reader);
+                }
+            }
+        }
+        for submission in std::mem::take(&mut self.returning.late) {
+            // Whose caller is gone has left an abort, which came too early.
+            if !submission.verdict.is_closed() {
+                self.submit(ledger, submission, now);
+            }
         }
         drop(guard);
         self.readers.drain(..).for_each(Waker::wake);
+        self.returning.done = true;
+        self.record_stats();
+        decoder.frame.serve(|| decoder.inbox.is_draining());
         Ok(())
+    }
+
+    /// The scheduler cannot yet see to the deadlines of those who are still to come.
+    fn expire_returning(&mut self, ledger: &mut Ledger, now: Micros) {
+        let expired = |id: &RequestId| {
+            let stream = ledger.streams.get(id);
+            stream.is_some_and(|s| s.deadline.is_some_and(|deadline| deadline <= now))
+        };
+        let expired: Vec<_> = self.returning.ids.iter().copied().filter(expired).collect();
+        for id in expired {
+            self.end(ledger, id, Finish::Deadline, now);
+        }
+    }
+
+    /// Ends a stream that the scheduler does not know.
+    fn end(&mut self, ledger: &mut Ledger, id: RequestId, finish: Finish, now: Micros) {
+        let reader = self.decoder.end(ledger, id, End::Finish(finish), now);
+        self.readers.extend(reader);
     }
 
     fn carry_out_orders(&mut self, now: Micros) -> Result<(), Stop> {
@@ -177,25 +250,45 @@ impl<'a> Life<'a> {
         let mut ledger = decoder.ledger(self.number)?;
         let mut orders = std::mem::take(&mut self.orders);
         decoder.inbox.take(&mut orders);
-        for submission in orders.submissions.drain(..) {
-            self.submit(&mut ledger, submission, now);
+        if self.returning.done {
+            for submission in orders.submissions.drain(..) {
+                self.submit(&mut ledger, submission, now);
+            }
+        } else {
+            self.returning.late.append(&mut orders.submissions);
+        }
+        for id in orders.stops.drain(..) {
+            if let Some(stream) = ledger.streams.get_mut(&id) {
+                stream.ending.get_or_insert(End::Finish(Finish::Stop));
+                self.abort(&mut ledger, id, now);
+            }
         }
         for id in orders.aborts.drain(..) {
             if let Some(stream) = ledger.streams.get(&id) {
                 decoder.metrics.cancelled(stream.phase());
-                self.scheduler.abort(id, &mut self.events);
+                self.abort(&mut ledger, id, now);
             }
         }
         if orders.abort_all {
+            // Dropped verdicts tell their callers that the engine is unavailable.
+            self.returning.late.clear();
             for id in ledger.ids() {
-                self.scheduler.abort(id, &mut self.events);
+                self.abort(&mut ledger, id, now);
             }
         }
-        for id in self.stalled.drain(..) {
-            self.scheduler.abort(id, &mut self.events);
+        for id in std::mem::take(&mut self.stalled) {
+            self.abort(&mut ledger, id, now);
         }
         self.orders = orders;
         Ok(())
+    }
+
+    fn abort(&mut self, ledger: &mut Ledger, id: RequestId, now: Micros) {
+        if self.returning.ids.contains(&id) {
+            self.end(ledger, id, Finish::Abort, now);
+        } else {
+            self.scheduler.abort(id, &mut self.events);
+        }
     }
 
     fn submit(&mut self, ledger: &mut Ledger, submission: Submission, now: Micros) {
@@ -204,8 +297,11 @@ impl<'a> Life<'a> {
             stream,
             verdict,
         } = submission;
-        let waiting = self.scheduler.stats().waiting;
-        let result = if waiting >= self.decoder.config.limits.waiting_max {
+        let Stats {
+            waiting, running, ..
+        } = self.scheduler.stats();
+        // Who waits for a slot that is free does not wait for long: slots and queue are one bound.
+        let result = if waiting + running >= in_flight_max(&self.decoder.config.limits) {
             Err(Reject::QueueFull { waiting })
         } else {
             let tenant = ledger.tenants.enter(&stream.tenant);
@@ -226,32 +322,25 @@ impl<'a> Life<'a> {
 
     // === from the scheduler to the executor and back ===
 
-    /// Announces started requests and lets go of finished ones. The ledger is not locked while the
-    /// executor works, so that a hanging executor does not hold it.
-    fn tell_executor(&mut self) -> Result<(), Stop> {
-        if self.events.is_empty() {
-            return Ok(());
-        }
+    /// Notes whom the executor is about to work for, and announces the new ones to it. The ledger is
+    /// not locked while the executor works, so that a hanging executor does not hold it.
+    fn announce(&mut self) -> Result<(), Stop> {
         let mut ledger = self.decoder.ledger(self.number)?;
+        ledger.planned.clear();
+        ledger
+            .planned
+            .extend(self.plan.slices.iter().map(|slice| slice.id));
         for event in &self.events {
-            match *event {
-                Event::Token { .. } => {}
-                Event::Started { id, .. } => {
-                    if let Some(stream) = ledger.streams.get_mut(&id) {
-                        stream.admitted = true;
-                        self.admissions.push(Admission {
-                            id,
-                            sampling: Arc::clone(&stream.sampling),
-                            prompt: Arc::clone(&stream.prompt),
-                            generated: stream.generated.clone(),
-                        });
-                    }
-                }
-                Event::Finished { id, .. } => {
-                    if ledger.streams.get(&id).is_some_and(|s| s.admitted) {
-                        self.releases.push(id);
-                    }
-                }
+            if let Event::Started { id, .. } = *event
+                && let Some(stream) = ledger.streams.get_mut(&id)
+            {
+                stream.admitted = true;
+                self.admissions.push(Admission {
+                    id,
+                    sampling: Arc::clone(&stream.sampling),
+                    prompt: Arc::clone(&stream.prompt),
+                    generated: stream.generated.clone(),
+                });
             }
         }
         drop(ledger);
@@ -263,9 +352,6 @@ impl<'a> Life<'a> {
                 generated,
             } = admission;
             self.executor.admit(id, &sampling, &prompt, &generated);
-        }
-        for id in self.releases.drain(..) {
-            self.executor.release(id);
         }
         Ok(())
     }
@@ -311,12 +397,13 @@ impl<'a> Life<'a> {
 
     // === from the scheduler to callers ===
 
-    /// Gives every event to its reader, and wakes the readers that sleep.
+    /// Gives every event to its reader, wakes the readers that sleep, and lets the executor forget
+    /// whom they tell of the end.
     fn publish(&mut self, now: Micros) -> Result<(), Stop> {
         let decoder = self.decoder;
         // Also without news: a superseded life must not go on.
         let mut ledger = decoder.ledger(self.number)?;
-        if self.events.is_empty() {
+        if self.events.is_empty() && self.readers.is_empty() {
             return Ok(());
         }
         let mut events = std::mem::take(&mut self.events);
@@ -333,6 +420,9 @@ impl<'a> Life<'a> {
                     stream.and_then(|stream| self.token(stream, (id, token), now))
                 }
                 Event::Finished { id, finish } => {
+                    if ledger.streams.get(&id).is_some_and(|s| s.admitted) {
+                        self.releases.push(id);
+                    }
                     decoder.end(&mut ledger, id, End::Finish(finish), now)
                 }
             };
@@ -342,6 +432,9 @@ impl<'a> Life<'a> {
         self.events = events;
         self.readers.drain(..).for_each(Waker::wake);
         decoder.metrics.generated(generated);
+        for id in self.releases.drain(..) {
+            self.executor.release(id);
+        }
         Ok(())
     }
 

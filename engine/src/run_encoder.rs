@@ -1,18 +1,19 @@
 //! The loop of an encoder: drain commands, plan a batch, encode it, answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use scheduler::encode::{Dropped, EncodeBatcher, EncodeLimits};
 use scheduler::request::{Micros, Reject, RequestId};
 use tokio::sync::oneshot;
 
+use crate::beat::Beat;
 use crate::clock::{after, seconds};
 use crate::config::EncodeConfig;
 use crate::executor::{EncodeInput, Encoder, ExecutorError};
-use crate::frame::{Beat, Frame, Work};
+use crate::frame::{Frame, Work};
 use crate::handle::{EncodeError, Factory, Refusal};
 use crate::inbox::{Inbox, Orders, lock};
 use crate::record::{EncoderMetrics, Outcome};
@@ -69,13 +70,13 @@ impl EncodeEngine {
         let EncodeConfig {
             name,
             limits,
-            step_timeout,
+            timeouts,
             restarts,
             clock,
         } = config;
         Self {
             metrics: EncoderMetrics::new(&name),
-            frame: Frame::new(name, clock, step_timeout, restarts),
+            frame: Frame::new(name, clock, timeouts, restarts),
             inbox: Inbox::new(limits.waiting_max),
             limits,
             ids: AtomicU64::new(1),
@@ -124,6 +125,11 @@ impl EncodeEngine {
         }
     }
 
+    fn record_waiting(&self, waiting: u32) {
+        self.waiting.store(waiting, Ordering::Relaxed);
+        self.metrics.waiting.set(f64::from(waiting));
+    }
+
     /// Takes a job out and answers it.
     fn answer(&self, jobs: &mut Jobs, id: RequestId, answer: Answer, now: Micros) {
         let Some(job) = jobs.of.remove(&id) else {
@@ -146,8 +152,9 @@ impl Work for EncodeEngine {
         &self.frame
     }
 
-    fn live(&self, life: u64, beat: &Beat) -> Result<(), ExecutorError> {
-        let encoder = (lock(&self.factory))()?;
+    fn live(&self, life: u64, beat: &Arc<Beat>) -> Result<(), ExecutorError> {
+        let mut encoder = (lock(&self.factory))()?;
+        encoder.report_to(self.frame.progress(beat));
         match Life::new(self, life, encoder).run(beat) {
             Stop::Drained | Stop::Superseded => Ok(()),
             Stop::Failed(error) => Err(error),
@@ -171,6 +178,29 @@ impl Work for EncodeEngine {
                 self.answer(&mut jobs, id, gone, now);
             }
         }
+        self.record_waiting(jobs.of.len() as u32);
+    }
+
+    fn tend(&self, now: Micros) -> Option<Micros> {
+        let everything = self.inbox.take_abort_all();
+        let mut jobs = lock(&self.jobs);
+        let mut next = None;
+        for id in jobs.ids() {
+            let deadline = jobs.of.get(&id).and_then(|job| job.deadline);
+            if everything {
+                let abort = Err(EncodeError::Refused(Refusal::Draining));
+                self.answer(&mut jobs, id, abort, now);
+            } else if deadline.is_some_and(|deadline| deadline <= now) {
+                self.answer(&mut jobs, id, Err(EncodeError::Deadline), now);
+            } else {
+                next = next.into_iter().chain(deadline).min();
+            }
+        }
+        next
+    }
+
+    fn is_idle(&self) -> bool {
+        lock(&self.jobs).of.is_empty() && self.inbox.submissions() == 0
     }
 
     fn close(&self) {
@@ -182,7 +212,7 @@ impl Work for EncodeEngine {
             let unavailable = Err(EncodeError::Refused(Refusal::Unavailable));
             self.answer(&mut jobs, id, unavailable, now);
         }
-        self.waiting.store(0, Ordering::Relaxed);
+        self.record_waiting(0);
     }
 
     fn wake(&self) {
@@ -203,6 +233,9 @@ struct Life<'a> {
     number: u64,
     encoder: Box<dyn Encoder>,
     batcher: EncodeBatcher,
+    /// Inputs of the batch that failed in an earlier life, which may be the cause. Each is a batch
+    /// of its own, before all others.
+    suspects: VecDeque<RequestId>,
     orders: Orders<(RequestId, Submission)>,
     batch: Vec<RequestId>,
     dropped: Vec<Dropped>,
@@ -224,6 +257,7 @@ impl<'a> Life<'a> {
             number: life,
             encoder,
             batcher: EncodeBatcher::new(limits),
+            suspects: VecDeque::new(),
             orders: Orders::default(),
             batch: Vec::new(),
             dropped: Vec::new(),
@@ -257,7 +291,7 @@ impl<'a> Life<'a> {
         self.carry_out_orders(now)?;
         self.plan(now)?;
         if self.batch.is_empty() {
-            return if self.orders.draining && self.batcher.waiting() == 0 {
+            return if self.orders.draining && self.waiting() == 0 {
                 Err(Stop::Drained)
             } else {
                 Ok(false)
@@ -267,6 +301,7 @@ impl<'a> Life<'a> {
         self.encoder
             .encode(&self.inputs, &mut self.vectors)
             .map_err(Stop::Failed)?;
+        beat.done(self.engine.frame.clock.now());
         self.answer(now)?;
         Ok(true)
     }
@@ -280,6 +315,10 @@ impl<'a> Life<'a> {
             let Some(job) = jobs.of.get(&id) else {
                 continue;
             };
+            if job.failures > 0 {
+                self.suspects.push_back(id);
+                continue;
+            }
             let tokens = job.input.tokens.len() as u32;
             let error = match self.batcher.submit(id, tokens, job.deadline, now) {
                 Ok(()) => continue,
@@ -300,14 +339,14 @@ impl<'a> Life<'a> {
             self.submit(&mut jobs, (id, job), now);
         }
         for id in orders.aborts.drain(..) {
-            if self.batcher.abort(id) {
+            if self.abort(id) {
                 let abort = Err(EncodeError::Refused(Refusal::Unavailable));
                 engine.answer(&mut jobs, id, abort, now);
             }
         }
         if orders.abort_all {
             for id in jobs.ids() {
-                self.batcher.abort(id);
+                self.abort(id);
                 let abort = Err(EncodeError::Refused(Refusal::Draining));
                 engine.answer(&mut jobs, id, abort, now);
             }
@@ -316,8 +355,20 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
+    /// Takes an input out of those that wait. Returns whether it did.
+    fn abort(&mut self, id: RequestId) -> bool {
+        let suspect = self.suspects.iter().position(|&suspect| suspect == id);
+        let suspect = suspect.and_then(|at| self.suspects.remove(at));
+        suspect.is_some() || self.batcher.abort(id)
+    }
+
+    /// Inputs that wait here.
+    fn waiting(&self) -> u32 {
+        self.batcher.waiting() + self.suspects.len() as u32
+    }
+
     fn submit(&mut self, jobs: &mut Jobs, (id, job): (RequestId, Job), now: Micros) {
-        let waiting = self.batcher.waiting();
+        let waiting = self.waiting();
         let result = if waiting >= self.engine.limits.waiting_max {
             Err(Reject::QueueFull { waiting })
         } else {
@@ -344,7 +395,19 @@ impl<'a> Life<'a> {
         self.batch.clear();
         self.inputs.clear();
         let mut jobs = engine.jobs(self.number)?;
-        self.batcher.plan(now, &mut self.batch, &mut self.dropped);
+        if self.suspects.is_empty() {
+            self.batcher.plan(now, &mut self.batch, &mut self.dropped);
+        }
+        while self.batch.is_empty()
+            && let Some(id) = self.suspects.pop_front()
+        {
+            let job = jobs.of.get(&id);
+            if job.is_some_and(|job| job.deadline.is_some_and(|deadline| deadline <= now)) {
+                self.dropped.push(Dropped::Deadline(id));
+            } else {
+                self.batch.push(id);
+            }
+        }
         for Dropped::Deadline(id) in self.dropped.drain(..) {
             engine.answer(&mut jobs, id, Err(EncodeError::Deadline), now);
         }
@@ -360,9 +423,7 @@ impl<'a> Life<'a> {
             self.inputs.len(),
             "an input was batched that nobody submitted"
         );
-        let waiting = self.batcher.waiting();
-        engine.waiting.store(waiting, Ordering::Relaxed);
-        engine.metrics.waiting.set(f64::from(waiting));
+        engine.record_waiting(self.waiting());
         Ok(())
     }
 
@@ -395,5 +456,6 @@ impl<'a> Life<'a> {
     }
 }
 
-/// Failed batches after which an input that was in each of them is not tried again.
+/// Failed batches after which an input that was in each of them is not tried again. It was alone in
+/// the second.
 const FAILURES_MAX: u32 = 2;

@@ -1,6 +1,6 @@
 //! The fake decoder.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use scheduler::limits::Pool;
 use scheduler::plan::{BlockId, Plan, Slice};
 use scheduler::request::{RequestId, Token};
 
-use super::{FakeDevice, scramble};
-use crate::executor::{Executor, ExecutorError, Row, Rows, TokenLogprob};
+use super::{FakeDevice, Place, scramble};
+use crate::executor::{Executor, ExecutorError, Progress, Row, Rows, TokenLogprob};
 use crate::sampling::Sampling;
 
 /// What one KV slot holds.
@@ -23,10 +23,10 @@ struct Cell {
 #[derive(Debug)]
 struct Admitted {
     sampling: Arc<Sampling>,
-    prompt_tokens: u32,
+    prompt: Arc<[Token]>,
 }
 
-/// See the module's documentation. Computes in `launch`, and takes its time in `wait`.
+/// See the module's documentation. Computes in `wait`, as an executor on the CPU does.
 #[derive(Debug)]
 pub struct FakeExecutor {
     device: FakeDevice,
@@ -36,8 +36,8 @@ pub struct FakeExecutor {
     admitted: HashMap<RequestId, Admitted>,
     /// The last token sampled for each slot, for plans that do not know it yet.
     last: Vec<Token>,
-    /// Launched steps, oldest first: the device's number and what was sampled.
-    launched: std::collections::VecDeque<(u64, Rows)>,
+    /// Launched steps, oldest first, with the device's number.
+    launched: VecDeque<(u64, Plan)>,
 }
 
 impl FakeExecutor {
@@ -50,7 +50,7 @@ impl FakeExecutor {
             cells: vec![Cell::default(); cells],
             admitted: HashMap::new(),
             last: Vec::new(),
-            launched: std::collections::VecDeque::new(),
+            launched: VecDeque::new(),
             device,
         }
     }
@@ -93,12 +93,24 @@ impl FakeExecutor {
         borders.all(|(before, cell)| cell.chain == link(before.chain, cell.token))
     }
 
+    /// Goes wrong if a poisoned prompt is in the plan.
+    fn meet_poison(&self, place: Place, plan: &Plan) -> Result<(), ExecutorError> {
+        let mut prompts = plan
+            .slices
+            .iter()
+            .map(|slice| &self.admitted[&slice.id].prompt);
+        if prompts.any(|prompt| self.device.is_poison(place, prompt)) {
+            return Err(ExecutorError::Failed("poisoned".to_owned()));
+        }
+        Ok(())
+    }
+
     fn sample(&mut self, plan: &Plan, slice: &Slice, chain: u64) -> Row {
         let end = slice.positions.end;
         let sound = self.is_sound(plan.table_of(slice), end);
         let chain = if sound { chain } else { !chain };
         let admitted = &self.admitted[&slice.id];
-        let generated = end - admitted.prompt_tokens;
+        let generated = end - admitted.prompt.len() as u32;
         let token = draw(&self.vocabulary, &admitted.sampling, chain, generated);
         let place = slice.slot.0 as usize;
         if self.last.len() <= place {
@@ -124,6 +136,10 @@ impl Executor for FakeExecutor {
         self.pool
     }
 
+    fn report_to(&mut self, progress: Progress) {
+        self.device.script().progress = progress;
+    }
+
     fn admit(
         &mut self,
         id: RequestId,
@@ -131,9 +147,12 @@ impl Executor for FakeExecutor {
         prompt: &Arc<[Token]>,
         _generated: &[Token],
     ) {
+        if self.device.is_poison(Place::Admit, prompt) {
+            poisoned();
+        }
         let admitted = Admitted {
             sampling: Arc::clone(sampling),
-            prompt_tokens: prompt.len() as u32,
+            prompt: Arc::clone(prompt),
         };
         let before = self.admitted.insert(id, admitted);
         assert!(before.is_none(), "{id:?} is admitted twice");
@@ -141,38 +160,43 @@ impl Executor for FakeExecutor {
     }
 
     fn launch(&mut self, plan: &Plan) -> Result<(), ExecutorError> {
-        let mut rows = Rows {
-            step: plan.step,
-            rows: Vec::with_capacity(plan.slices.len()),
-        };
         for slice in &plan.slices {
             assert!(self.admitted.contains_key(&slice.id), "nobody admitted it");
-            let chain = self.write(plan, slice);
-            if slice.samples {
-                rows.rows.push((slice.id, self.sample(plan, slice, chain)));
-            }
         }
-        self.launched.push_back((self.device.launch(), rows));
-        Ok(())
+        self.launched
+            .push_back((self.device.launch(), plan.clone()));
+        self.meet_poison(Place::Launch, plan)
     }
 
     fn wait(&mut self, rows: &mut Rows) -> Result<(), ExecutorError> {
-        let Some((step, launched)) = self.launched.pop_front() else {
+        let Some((step, plan)) = self.launched.pop_front() else {
             return Err(ExecutorError::Failed("nothing was launched".to_owned()));
         };
-        *rows = launched;
+        rows.step = plan.step;
+        rows.rows.clear();
+        for slice in &plan.slices {
+            let chain = self.write(&plan, slice);
+            if slice.samples {
+                rows.rows.push((slice.id, self.sample(&plan, slice, chain)));
+            }
+        }
         if let Some(bad) = self.device.finish(step)?
             && let Some((_, row)) = rows.rows.get_mut(bad)
         {
             *row = Row::NotFinite;
         }
-        Ok(())
+        self.meet_poison(Place::Wait, &plan)
     }
 
     fn release(&mut self, id: RequestId) {
         let known = self.admitted.remove(&id);
         assert!(known.is_some(), "{id:?} is released and was not admitted");
         self.device.script().admitted = self.admitted.len();
+        if let Some(known) = known
+            && self.device.is_poison(Place::Release, &known.prompt)
+        {
+            poisoned();
+        }
     }
 }
 
@@ -180,6 +204,11 @@ impl Drop for FakeExecutor {
     fn drop(&mut self) {
         self.device.end();
     }
+}
+
+#[expect(clippy::panic, reason = "a scripted panic")]
+fn poisoned() {
+    panic!("poisoned")
 }
 
 /// What a request alone generates: the same function over a text in one piece.

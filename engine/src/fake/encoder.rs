@@ -2,8 +2,8 @@
 
 use scheduler::request::Token;
 
-use super::{FakeDevice, scramble};
-use crate::executor::{EncodeInput, Encoder, ExecutorError};
+use super::{FakeDevice, Place, scramble};
+use crate::executor::{EncodeInput, Encoder, ExecutorError, Progress};
 
 /// An encoder whose vectors are a pure function of the input's tokens. A batch is a step.
 #[derive(Debug)]
@@ -22,6 +22,10 @@ impl Encoder for FakeEncoder {
         self.device.shared.config.width
     }
 
+    fn report_to(&mut self, progress: Progress) {
+        self.device.script().progress = progress;
+    }
+
     fn encode(
         &mut self,
         inputs: &[EncodeInput],
@@ -29,6 +33,10 @@ impl Encoder for FakeEncoder {
     ) -> Result<(), ExecutorError> {
         let step = self.device.launch();
         let bad = self.device.finish(step)?;
+        let mut texts = inputs.iter().map(|input| &input.tokens);
+        if texts.any(|tokens| self.device.is_poison(Place::Wait, tokens)) {
+            return Err(ExecutorError::Failed("poisoned".to_owned()));
+        }
         for (index, input) in inputs.iter().enumerate() {
             let start = vectors.len();
             vectors.extend(vector(&input.tokens, self.width()));

@@ -19,7 +19,7 @@ use scheduler::limits::Pool;
 use scheduler::request::Token;
 use tokio::sync::watch;
 
-use crate::executor::ExecutorError;
+use crate::executor::{ExecutorError, Progress};
 use crate::handle::Factory;
 use crate::sampling::Sampling;
 
@@ -55,6 +55,19 @@ pub enum Fault {
     Hang,
 }
 
+/// Where a poisoned text makes an executor fail, each time it is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In `admit`, by a panic.
+    Admit,
+    /// In `launch`, by an error.
+    Launch,
+    /// In `wait`, by an error; in `encode`, too.
+    Wait,
+    /// In `release`, by a panic.
+    Release,
+}
+
 /// A device and its script, shared by all executors made from it.
 #[derive(Clone, Debug)]
 pub struct FakeDevice {
@@ -74,6 +87,8 @@ struct Script {
     /// Steps launched, over all executors.
     steps: u64,
     faults: BTreeMap<u64, Fault>,
+    /// Attempts to make an executor.
+    starts: u64,
     /// Executors whose making fails.
     broken_starts: u32,
     /// Steps at or above this one wait at the gate.
@@ -84,6 +99,10 @@ struct Script {
     admitted: usize,
     /// Executors made and not dropped.
     alive: usize,
+    /// Whether executors are not made for the time being.
+    stuck: bool,
+    poison: Option<(Token, Place)>,
+    progress: Progress,
 }
 
 impl FakeDevice {
@@ -155,6 +174,22 @@ impl FakeDevice {
         self.script().broken_starts = count;
     }
 
+    /// From now on the making of an executor does not return before [`FakeDevice::release_hung`].
+    pub fn hang_starts(&self) {
+        self.script().stuck = true;
+    }
+
+    /// Makes texts with this token poisonous.
+    pub fn poison(&self, token: Token, place: Place) {
+        self.script().poison = Some((token, place));
+    }
+
+    /// Tells the engine that the newest executor gets on with its step.
+    pub fn get_on(&self) {
+        let progress = self.script().progress.clone();
+        progress.made();
+    }
+
     /// From now on steps are launched, and do not end before [`FakeDevice::allow`] lets them.
     pub fn hold(&self) {
         let mut script = self.script();
@@ -178,17 +213,24 @@ impl FakeDevice {
         self.shared.signal.notify_all();
     }
 
-    /// Lets every step that hangs come back.
+    /// Lets everything that hangs come back.
     pub fn release_hung(&self) {
         let mut script = self.script();
+        script.stuck = false;
         script.released = script.steps;
         drop(script);
         self.shared.signal.notify_all();
     }
 
-    /// The number of the last step launched, to be awaited.
+    /// The number of the last step launched, to be awaited. It is told when the engine comes to wait
+    /// for the step, so everything that happened before has reached its readers.
     pub fn launched(&self) -> watch::Receiver<u64> {
         self.shared.launched.subscribe()
+    }
+
+    /// Attempts to make an executor, those included that failed or hang.
+    pub fn starts(&self) -> u64 {
+        self.script().starts
     }
 
     /// Requests that the living executor knows.
@@ -205,6 +247,10 @@ impl FakeDevice {
 
     fn start(&self) -> Result<(), ExecutorError> {
         let mut script = self.script();
+        script.starts += 1;
+        while script.stuck {
+            script = self.wait(script);
+        }
         if script.broken_starts > 0 {
             script.broken_starts -= 1;
             return Err(ExecutorError::Failed("scripted start failure".to_owned()));
@@ -218,19 +264,22 @@ impl FakeDevice {
         self.script().alive -= 1;
     }
 
+    fn is_poison(&self, place: Place, text: &[Token]) -> bool {
+        let poison = self.script().poison;
+        poison.is_some_and(|(token, at)| at == place && text.contains(&token))
+    }
+
     /// Counts a step; returns its number.
     fn launch(&self) -> u64 {
         let mut script = self.script();
         script.steps += 1;
-        let step = script.steps;
-        drop(script);
-        self.shared.launched.send_replace(step);
-        step
+        script.steps
     }
 
     /// Plays the script of a step to its end; returns the row that is not finite, if there is one.
     #[expect(clippy::panic, reason = "a scripted panic")]
     fn finish(&self, step: u64) -> Result<Option<usize>, ExecutorError> {
+        self.shared.launched.send_replace(step);
         self.sleep();
         let mut script = self.script();
         while script.held_from.is_some_and(|from| step >= from) {

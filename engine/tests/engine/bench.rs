@@ -2,11 +2,12 @@
 
 use std::future::poll_fn;
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use engine::config::{EngineConfig, Restarts};
+use engine::config::{EngineConfig, Restarts, Timeouts};
 use engine::fake::{FakeConfig, FakeDevice, ManualClock};
 use engine::handle::{Completion, End, Generate, Generated, Handle, Health, Tokens};
 use engine::limits::{Limits, Pool};
@@ -32,6 +33,12 @@ pub(crate) const LIMITS: Limits = Limits {
 };
 
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_mins(10);
+pub(crate) const TIMEOUTS: Timeouts = Timeouts {
+    step: STEP_TIMEOUT,
+    start: START_TIMEOUT,
+};
+pub(crate) const RECOVERY: Duration = Duration::from_mins(1);
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn device(blocks: u32) -> FakeDevice {
@@ -49,10 +56,11 @@ pub(crate) fn device(blocks: u32) -> FakeDevice {
 pub(crate) fn config(clock: &Arc<ManualClock>, limits: Limits) -> EngineConfig {
     EngineConfig {
         stall_timeout: STALL_TIMEOUT,
-        step_timeout: STEP_TIMEOUT,
+        timeouts: TIMEOUTS,
         restarts: Restarts {
             failures_max: 4,
-            window: Duration::from_mins(1),
+            recovery: RECOVERY,
+            abandoned_max: 2,
             pause: Duration::ZERO,
         },
         clock: Arc::clone(clock) as _,
@@ -220,4 +228,14 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, future)
         .await
         .expect("this takes too long")
+}
+
+/// What a future has to say without being waited for.
+pub(crate) async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(said) => Poll::Ready(Some(said)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use engine::config::{EncodeConfig, Restarts};
 use engine::encode::EncodeLimits;
 use engine::executor::{EncodeInput, Pooling};
-use engine::fake::{FakeDevice, Fault, ManualClock};
+use engine::fake::{FakeDevice, Fault, ManualClock, Place};
 use engine::handle::{Completion, EncodeError, EncodeHandle, Health, Refusal};
 use engine::request::{Reject, Token};
 use engine::start_encoder;
 use tokio::task::JoinHandle;
 
-use crate::bench::{STEP_TIMEOUT, device, prompt, reach, soon, until};
+use crate::bench::{STEP_TIMEOUT, TIMEOUTS, device, prompt, reach, soon, until};
 
 struct Encoding {
     device: FakeDevice,
@@ -34,7 +34,7 @@ impl Encoding {
             input_tokens_max: 32,
         };
         let config = EncodeConfig {
-            step_timeout: STEP_TIMEOUT,
+            timeouts: TIMEOUTS,
             restarts: Restarts {
                 pause: Duration::ZERO,
                 ..Restarts::default()
@@ -217,4 +217,43 @@ async fn draining_finishes_the_queue_and_aborting_empties_it() {
         soon(second).await.unwrap(),
         Err(EncodeError::Refused(Refusal::Draining))
     );
+}
+
+#[tokio::test]
+async fn one_poisonous_input_fails_alone() {
+    let encoding = Encoding::serving().await;
+    let first = encoding.busy().await;
+    let text = |number: u32| prompt(number, 4);
+    encoding.device.poison(text(3)[0], Place::Wait);
+    let jobs: Vec<_> = (1..7)
+        .map(|number| (number, encoding.encode(text(number), None)))
+        .collect();
+    encoding.waiting(6).await;
+    encoding.device.release();
+    for (number, job) in jobs {
+        let expected = match number {
+            3 => Err(EncodeError::Failed),
+            _ => Ok(encoding.device.expected_vector(&text(number))),
+        };
+        assert_eq!(soon(job).await.unwrap(), expected, "input {number}");
+    }
+    soon(first).await.unwrap().unwrap();
+    assert_eq!(
+        encoding.device.starts(),
+        3,
+        "one failure together, one alone"
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_gets_on_does_not_hang() {
+    let encoding = Encoding::serving().await;
+    let first = encoding.busy().await;
+    for _ in 0..4 {
+        encoding.clock.advance(STEP_TIMEOUT / 2);
+        encoding.device.get_on();
+    }
+    encoding.device.release();
+    soon(first).await.unwrap().unwrap();
+    assert_eq!(encoding.device.starts(), 1);
 }

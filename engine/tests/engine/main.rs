@@ -8,6 +8,7 @@
 mod bench;
 mod encode;
 mod ends;
+mod lives;
 mod metrics;
 mod restarts;
 mod streams;
