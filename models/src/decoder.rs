@@ -1,5 +1,6 @@
 //! The decoder: every family's network, driven by its spec.
 
+use engine::executor::Progress;
 use kernels::activation::{gelu_tanh_mul, silu_mul};
 use kernels::attention::{AttentionShape, PagedBatch, Segment, paged_attention};
 use kernels::embedding::Embedding;
@@ -17,6 +18,8 @@ use crate::tensors::{EMBEDDING, FINAL_NORM, HEAD};
 /// A network with its weights and the buffers of one step.
 #[derive(Debug)]
 pub(crate) struct Decoder {
+    /// Told of every layer.
+    pub(crate) progress: Progress,
     spec: DecoderSpec,
     /// `None` when the head's rows are the embedding's.
     embedding: Option<Embedding>,
@@ -101,6 +104,7 @@ impl Decoder {
             Layer::load(spec, source, index)
         })?;
         Ok(Self {
+            progress: Progress::default(),
             embedding,
             layers,
             norm: source.scale(FINAL_NORM, spec.hidden)?,
@@ -147,6 +151,7 @@ impl Decoder {
         );
 
         for index in 0..self.layers.len() {
+            self.progress.made();
             self.keys_and_values(compute, cache, batch, index);
             let paged = PagedBatch {
                 cache,

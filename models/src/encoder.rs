@@ -1,6 +1,6 @@
 //! The encoder: BERT-style networks over packed inputs, driven by a spec, and pooling.
 
-use engine::executor::{EncodeInput, Encoder, ExecutorError, Pooling};
+use engine::executor::{EncodeInput, Encoder, ExecutorError, Pooling, Progress};
 use kernels::activation::Activation;
 use kernels::attention::{AttentionShape, Packed, packed_attention};
 use kernels::embedding::Embedding;
@@ -15,6 +15,8 @@ use crate::spec::EncoderSpec;
 /// A network with its weights, on CPU threads of its own.
 #[derive(Debug)]
 pub(crate) struct CpuEncoder {
+    /// Told of every layer.
+    progress: Progress,
     spec: EncoderSpec,
     tokens: Embedding,
     positions: Embedding,
@@ -91,6 +93,7 @@ impl CpuEncoder {
         let (inputs, buffers) = (Inputs::default(), Buffers::default());
         let spec = spec.clone();
         Ok(Self {
+            progress: Progress::default(),
             spec,
             tokens,
             positions,
@@ -117,6 +120,7 @@ impl CpuEncoder {
             .gather_add(compute, &self.inputs.segments, update);
         layer_norm(compute, update, &self.norm.at(eps), residual);
         for index in 0..self.layers.len() {
+            self.progress.made();
             self.attention(index, rows);
             self.mlp(index, rows);
         }
@@ -179,6 +183,10 @@ impl CpuEncoder {
 impl Encoder for CpuEncoder {
     fn width(&self) -> u32 {
         self.spec.hidden as u32
+    }
+
+    fn report_to(&mut self, progress: Progress) {
+        self.progress = progress;
     }
 
     fn encode(

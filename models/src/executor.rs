@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use engine::executor::{Executor, ExecutorError, Rows};
+use engine::executor::{Executor, ExecutorError, Progress, Rows};
 use engine::sampling::Sampling;
 use kernels::Compute;
 use kernels::attention::Segment;
@@ -16,8 +16,8 @@ use scheduler::request::{RequestId, Token};
 use crate::decoder::{Batch, Decoder, LOGITS_ROWS_MAX};
 use crate::sampler::{Sample, Sampler};
 
-/// Computes plans on CPU threads of its own. A step is done when `launch` returns; `wait` hands
-/// its rows out.
+/// Computes plans on CPU threads of its own. A launched step is computed by `wait`, so that its
+/// engine can see to the readers of the step before it in between.
 #[derive(Debug)]
 pub(crate) struct CpuExecutor {
     decoder: Decoder,
@@ -28,9 +28,10 @@ pub(crate) struct CpuExecutor {
     inputs: Inputs,
     /// The last token sampled in each slot, which stands for [`Token::PENDING`].
     last: Vec<Token>,
-    done: VecDeque<Rows>,
-    /// Empty rows, kept for their memory.
-    spare: Vec<Rows>,
+    /// Launched steps, oldest first.
+    launched: VecDeque<Plan>,
+    /// Computed plans, kept for their memory.
+    spare: Vec<Plan>,
 }
 
 /// The rows of one step as the network reads them. Reused.
@@ -56,7 +57,7 @@ impl CpuExecutor {
             samples: Vec::new(),
             inputs: Inputs::default(),
             last: Vec::new(),
-            done: VecDeque::new(),
+            launched: VecDeque::new(),
             spare: Vec::new(),
         };
         executor.warm_up();
@@ -121,6 +122,10 @@ impl Executor for CpuExecutor {
         }
     }
 
+    fn report_to(&mut self, progress: Progress) {
+        self.decoder.progress = progress;
+    }
+
     fn admit(
         &mut self,
         id: RequestId,
@@ -132,27 +137,28 @@ impl Executor for CpuExecutor {
     }
 
     fn launch(&mut self, plan: &Plan) -> Result<(), ExecutorError> {
-        let mut rows = self.spare.pop().unwrap_or_default();
-        rows.step = plan.step;
-        rows.rows.clear();
-        if !plan.is_empty() {
-            self.fill(plan);
-            self.decoder
-                .forward(&mut self.compute, &mut self.cache, &self.inputs.batch());
-            self.sample(plan, &mut rows);
-            self.remember(plan, &rows);
-        }
-        self.done.push_back(rows);
+        let mut launched = self.spare.pop().unwrap_or_default();
+        launched.clone_from(plan);
+        self.launched.push_back(launched);
         Ok(())
     }
 
     fn wait(&mut self, rows: &mut Rows) -> Result<(), ExecutorError> {
-        let Some(done) = self.done.pop_front() else {
+        let Some(plan) = self.launched.pop_front() else {
             return Err(ExecutorError::Failed(
                 "waited for a step that was not launched".to_owned(),
             ));
         };
-        self.spare.push(std::mem::replace(rows, done));
+        rows.step = plan.step;
+        rows.rows.clear();
+        if !plan.is_empty() {
+            self.fill(&plan);
+            self.decoder
+                .forward(&mut self.compute, &mut self.cache, &self.inputs.batch());
+            self.sample(&plan, rows);
+            self.remember(&plan, rows);
+        }
+        self.spare.push(plan);
         Ok(())
     }
 

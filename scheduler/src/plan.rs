@@ -32,7 +32,7 @@ pub struct Slice {
 }
 
 /// One step. Flat arrays, reused from step to step, ready to upload.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Counts up from 1; an outcome names the step it answers.
     pub step: u64,
@@ -42,6 +42,28 @@ pub struct Plan {
     pub tokens: Vec<Token>,
     /// The block tables of all slices.
     pub tables: Vec<BlockId>,
+}
+
+impl Clone for Plan {
+    fn clone(&self) -> Self {
+        let mut plan = Self::default();
+        plan.clone_from(self);
+        plan
+    }
+
+    /// Keeps its own memory.
+    fn clone_from(&mut self, other: &Self) {
+        let Self {
+            step,
+            slices,
+            tokens,
+            tables,
+        } = other;
+        self.step = *step;
+        self.slices.clone_from(slices);
+        self.tokens.clone_from(tokens);
+        self.tables.clone_from(tables);
+    }
 }
 
 impl Plan {
