@@ -7,15 +7,17 @@ use std::sync::{Arc, Mutex, OnceLock};
 use engine::config::EncodeConfig;
 use engine::encode::EncodeLimits;
 use engine::executor::{EncodeInput, Pooling};
-use engine::fake::ManualClock;
-use engine::handle::Health;
+use engine::fake::{Fault, ManualClock};
+use engine::handle::{End, Health, Tokens};
 use engine::metrics::{HISTOGRAMS, Kind, METRICS, describe};
 use engine::{start, start_encoder};
 use metrics::{
     Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
 
-use crate::bench::{LIMITS, config, device, prompt, reach, read, request, soon};
+use crate::bench::{
+    Bench, LIMITS, START_TIMEOUT, config, device, prompt, reach, read, request, soon, until,
+};
 
 /// Keeps every counter's value, every gauge's bits and every histogram's number of samples.
 #[derive(Debug, Default)]
@@ -195,4 +197,80 @@ async fn counts_are_right_under_both_names() {
         series[r#"paternoster_encode_tokens_total [("model", "m-encoder")]"#].1,
         12
     );
+}
+
+/// The value of one of the decoder's own series of a model.
+fn own(model: &str, name: &str, labels: &str) -> u64 {
+    book().of(model)[&format!("paternoster_{name} [(\"model\", \"{model}\"){labels}]")].1
+}
+
+/// A decoder's engine of this name.
+async fn named(model: &str) -> Bench {
+    book();
+    let clock = Arc::new(ManualClock::default());
+    let config = engine::config::EngineConfig {
+        name: model.to_owned(),
+        ..config(&clock, LIMITS)
+    };
+    Bench::configured(device(64), clock, config).await
+}
+
+#[tokio::test]
+async fn who_has_heard_enough_did_not_go_away() {
+    // What the caller does after the first tokens, and how it is counted: stop, abort, cancelled.
+    type Leave = fn(Tokens);
+    let cases: [(&str, Leave, [u64; 3]); 2] = [
+        ("m-stop", Tokens::stop, [1, 0, 0]),
+        ("m-drop", drop, [0, 1, 1]),
+    ];
+    for (model, leave, counts) in cases {
+        let bench = named(model).await;
+        bench.device.hold();
+        let tokens = bench.generate(request(&prompt(1, 8), 50)).await;
+        bench.launched(1).await;
+        bench.allow(3).await;
+        leave(tokens);
+        bench.device.release();
+        bench.quiet().await;
+        let finished = |reason: &str| {
+            let reason = format!(", (\"reason\", \"{reason}\")");
+            own(model, "requests_finished_total", &reason)
+        };
+        let phase = r#", ("phase", "decode")"#;
+        let cancelled = own(model, "client_cancellations_total", phase);
+        let counted = [finished("stop"), finished("abort"), cancelled];
+        assert_eq!(counted, counts, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn gauges_follow_a_failure() {
+    let model = "m-failure";
+    let bench = named(model).await;
+    let gauges = || {
+        let blocks = |state: &str| {
+            let label = format!(", (\"state\", \"{state}\")");
+            f64::from_bits(own(model, "kv_blocks", &label))
+        };
+        let [running, waiting] = ["requests_running", "requests_waiting"]
+            .map(|name| f64::from_bits(own(model, name, "")));
+        [running, waiting, blocks("active")]
+    };
+    let requests = [request(&prompt(1, 8), 50), request(&prompt(2, 8), 50)];
+    let mut streams = bench.generate_held(requests).await;
+    bench.allow(0).await;
+    assert_eq!(gauges(), [2.0, 0.0, 5.0]);
+    bench.device.fail_next(Fault::Error);
+    bench.device.hang_starts();
+    bench.device.release();
+    reach(&mut bench.handle.health(), Health::Restarting).await;
+    until(|| bench.device.starts() == 2).await;
+    assert_eq!(gauges(), [0.0, 2.0, 0.0], "both wait for an executor");
+    bench.clock.advance(START_TIMEOUT);
+    for tokens in &mut streams {
+        assert_eq!(read(tokens).await.end, Some(End::EngineDown));
+    }
+    assert!(soon(bench.completion.wait()).await.is_err());
+    assert_eq!(gauges(), [0.0, 0.0, 0.0]);
+    bench.device.release_hung();
 }

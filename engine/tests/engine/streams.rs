@@ -5,7 +5,7 @@ use engine::limits::Limits;
 use engine::request::{Finish, Reject, Token};
 use engine::sampling::Sampling;
 
-use crate::bench::{Bench, Heard, LIMITS, device, ids, prompt, read, request, soon};
+use crate::bench::{Bench, Heard, LIMITS, at_once, device, ids, prompt, read, request, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_at_once_hear_what_each_would_hear_alone() {
@@ -162,4 +162,75 @@ async fn what_cannot_be_taken_is_refused() {
         let heard = read(tokens).await;
         assert_eq!(heard.tokens, bench.device.expected_tokens(&text, 50));
     }
+}
+
+#[tokio::test]
+async fn several_at_once_cost_one_step_and_one_prompt() {
+    let bench = Bench::serving(LIMITS).await;
+    bench.device.hold();
+    let text = prompt(2, 33);
+    let mut first = bench.generate(request(&prompt(1, 5), 30)).await;
+    bench.launched(1).await;
+    let mut siblings = Box::pin(bench.handle.generate_all((0..4).map(|_| request(&text, 3))));
+    assert!(at_once(&mut siblings).await.is_none(), "the step is held");
+    bench.device.allow(1);
+    // The second step is held, too.
+    let mut siblings = soon(siblings).await.unwrap();
+    assert_eq!(siblings.len(), 4);
+    bench.device.release();
+    let mut cached = Vec::new();
+    for tokens in &mut siblings {
+        cached.push(soon(tokens.next()).await.unwrap().started.unwrap());
+        read(tokens).await;
+    }
+    assert_eq!(cached, [0, 32, 32, 32]);
+    read(&mut first).await;
+    bench.quiet().await;
+}
+
+#[tokio::test]
+async fn several_at_once_are_taken_together_or_not_at_all() {
+    let bench = Bench::serving(LIMITS).await;
+    let text = prompt(1, 5);
+    let requests = [request(&text, 30), request(&[], 30), request(&text, 30)];
+    let refusal = soon(bench.handle.generate_all(requests)).await;
+    let empty = Refusal::Reject(Reject::EmptyPrompt);
+    assert_eq!(refusal.unwrap_err(), empty);
+    bench.quiet().await;
+}
+
+#[tokio::test]
+async fn a_burst_fills_the_slots_and_the_queue() {
+    let limits = Limits {
+        running_max: 2,
+        waiting_max: 3,
+        ..LIMITS
+    };
+    let bench = Bench::serving(limits).await;
+    let burst = |count| (0..count).map(|number| request(&prompt(number, 5), 4));
+    let mut streams = soon(bench.handle.generate_all(burst(5))).await.unwrap();
+    for tokens in &mut streams {
+        assert_eq!(read(tokens).await.tokens.len(), 4);
+    }
+    bench.quiet().await;
+    let refusal = soon(bench.handle.generate_all(burst(6))).await;
+    let full = |refusal: &Refusal| matches!(refusal, Refusal::Reject(Reject::QueueFull { .. }));
+    assert!(full(&refusal.unwrap_err()));
+    bench.quiet().await;
+}
+
+#[tokio::test]
+async fn a_token_does_not_wait_for_the_next_step() {
+    let bench = Bench::serving(LIMITS).await;
+    bench.device.hold();
+    let text = prompt(1, 5);
+    let mut tokens = bench.generate(request(&text, 10)).await;
+    for step in 1..10 {
+        bench.allow(1).await;
+        let heard = at_once(tokens.next()).await.flatten().unwrap();
+        let expected = bench.device.expected_tokens(&text, step);
+        assert_eq!(ids(&heard.tokens), expected[step - 1..]);
+    }
+    bench.device.release();
+    read(&mut tokens).await;
 }
