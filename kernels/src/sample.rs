@@ -1,4 +1,7 @@
 //! Reading a row of logits: the best, the best few, the log of the sum of exponentials.
+//!
+//! These work on the caller's thread, so that rows can be shared out over threads. Each takes the
+//! [`Level`] first and panics when the machine has it not.
 
 use crate::Level;
 use crate::simd::{Kernel, LANES, Simd, math, vectorize};
@@ -6,8 +9,9 @@ use std::cmp::Ordering;
 
 /// The index and value of the largest logit, ties to the lowest index. `None` when the row is
 /// empty or a value is not finite.
-pub fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
-    let (max, finite) = vectorize(Level::detect(), Largest { logits });
+pub fn argmax(level: Level, logits: &[f32]) -> Option<(u32, f32)> {
+    check(level);
+    let (max, finite) = vectorize(level, Largest { logits });
     if !finite {
         return None;
     }
@@ -17,8 +21,8 @@ pub fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
 }
 
 /// `ln(sum(exp(logits)))`; minus infinity for an empty row.
-pub fn log_sum_exp(logits: &[f32]) -> f32 {
-    let level = Level::detect();
+pub fn log_sum_exp(level: Level, logits: &[f32]) -> f32 {
+    check(level);
     let (max, _) = vectorize(level, Largest { logits });
     if !max.is_finite() {
         return max;
@@ -28,7 +32,8 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
 
 /// Fills `best` with the `k` largest logits and their indices, best first, ties to the lowest
 /// index. Minus infinity (a forbidden token) and what is not a number are left out.
-pub fn top_k(logits: &[f32], k: usize, best: &mut Vec<(u32, f32)>) {
+pub fn top_k(level: Level, logits: &[f32], k: usize, best: &mut Vec<(u32, f32)>) {
+    check(level);
     best.clear();
     if k == 0 {
         return;
@@ -37,7 +42,7 @@ pub fn top_k(logits: &[f32], k: usize, best: &mut Vec<(u32, f32)>) {
     let most = k.saturating_mul(2).max(BLOCK);
     let mut bar = f32::NEG_INFINITY;
     for (block, logits) in logits.chunks(BLOCK).enumerate() {
-        let (max, _) = vectorize(Level::detect(), Largest { logits });
+        let (max, _) = vectorize(level, Largest { logits });
         if max <= bar {
             continue;
         }
@@ -57,6 +62,29 @@ pub fn top_k(logits: &[f32], k: usize, best: &mut Vec<(u32, f32)>) {
     }
     keep(best, k);
     best.sort_unstable_by(|a, b| before(*a, *b));
+}
+
+/// How [`scale`] changes logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    /// Subtracted first: the largest logit.
+    pub best: f32,
+    /// Then multiplied by; finite.
+    pub factor: f32,
+    /// What is below becomes this.
+    pub floor: f32,
+}
+
+/// Overwrites `out` with `max((logit - best) * factor, floor)` for each logit.
+pub fn scale(level: Level, logits: &[f32], by: Scale, out: &mut Vec<f32>) {
+    check(level);
+    out.resize(logits.len(), 0.0);
+    vectorize(level, Scaled { logits, by, out });
+}
+
+/// The kernels are for machines that have their instructions.
+fn check(level: Level) {
+    assert!(level.is_supported(), "this machine has no {level:?}");
 }
 
 fn keep(best: &mut Vec<(u32, f32)>, k: usize) {
@@ -102,6 +130,27 @@ impl Kernel for Largest<'_> {
             finite &= x.is_finite();
         }
         (max, finite)
+    }
+}
+
+/// The scaled row.
+struct Scaled<'a> {
+    logits: &'a [f32],
+    by: Scale,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Scaled<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (best, factor) = (simd.splat(self.by.best), simd.splat(self.by.factor));
+        let floor = simd.splat(self.by.floor);
+        for (out, x) in self.out.chunks_mut(LANES).zip(self.logits.chunks(LANES)) {
+            let scaled = simd.mul(simd.sub(simd.load_slice(x), best), factor);
+            simd.store_slice(out, simd.max(scaled, floor));
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! left, with probabilities that sum to one. Nothing sorts the vocabulary: filters select.
 
 use engine::sampling::Sampling;
-use kernels::sample::{log_sum_exp, top_k};
+use kernels::Level;
+use kernels::sample::{Scale, log_sum_exp, scale, top_k};
 
 /// Scratch memory for one row.
 #[derive(Debug, Default)]
@@ -25,32 +26,51 @@ struct Candidate {
     rank: f64,
 }
 
+/// A row to draw from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Draw<'a> {
+    /// Finite and not empty.
+    pub(crate) logits: &'a [f32],
+    /// The largest of them.
+    pub(crate) best: f32,
+    /// Positive.
+    pub(crate) temperature: f32,
+    /// Which token, in 0..1.
+    pub(crate) number: f64,
+    /// The instructions to read the row with.
+    pub(crate) level: Level,
+}
+
 impl Candidates {
-    /// The token that `number` in 0..1 picks. `logits` are finite and not empty.
-    pub(crate) fn draw(
-        &mut self,
-        logits: &[f32],
-        sampling: &Sampling,
-        temperature: f32,
-        number: f64,
-    ) -> u32 {
-        let best = logits.iter().copied().fold(f32::MIN, f32::max);
-        let scale = |logit: f32| ((logit - best) / temperature).max(SCALED_MIN);
+    /// The token that the row's number picks.
+    pub(crate) fn draw(&mut self, row: &Draw<'_>, sampling: &Sampling) -> u32 {
+        let (level, logits, number) = (row.level, row.logits, row.number);
+        let by = Scale {
+            best: row.best,
+            // The inverse of the smallest temperatures is not finite.
+            factor: row.temperature.recip().min(f32::MAX),
+            floor: SCALED_MIN,
+        };
         self.kept.clear();
         if let Some(k) = sampling.top_k {
-            top_k(logits, (k as usize).min(logits.len()), &mut self.best);
+            top_k(
+                level,
+                logits,
+                (k as usize).min(logits.len()),
+                &mut self.best,
+            );
             let best = self.best.iter();
+            let scaled = |logit: f32| ((logit - by.best) * by.factor).max(by.floor);
             self.kept
-                .extend(best.map(|&(token, logit)| Candidate::new(token, scale(logit))));
+                .extend(best.map(|&(token, logit)| Candidate::new(token, scaled(logit))));
             if let Some(p) = sampling.top_p {
                 keep_mass(&mut self.kept, p);
             }
         } else {
-            self.scaled.clear();
-            self.scaled.extend(logits.iter().map(|&logit| scale(logit)));
+            scale(level, logits, by, &mut self.scaled);
             match (sampling.top_p, sampling.min_p, sampling.typical_p) {
-                (None, None, None) => return self.draw_from_all(number),
-                (Some(p), ..) => self.keep_likeliest(p),
+                (None, None, None) => return self.draw_from_all(level, number),
+                (Some(p), ..) => self.keep_likeliest(level, p),
                 (None, Some(p), _) => self.keep_above(p.ln()),
                 (None, None, Some(_)) => self.keep_above(SCALED_MIN),
             }
@@ -77,8 +97,8 @@ impl Candidates {
     }
 
     /// The likeliest tokens that together have the share `p` of the whole row.
-    fn keep_likeliest(&mut self, p: f32) {
-        let total = log_sum_exp(&self.scaled);
+    fn keep_likeliest(&mut self, level: Level, p: f32) {
+        let total = log_sum_exp(level, &self.scaled);
         // All tokens below this floor together have less than the share 1 - p.
         let floor = total + ((1.0 - p) / self.scaled.len() as f32).ln();
         self.keep_above(floor.min(0.0));
@@ -108,11 +128,11 @@ impl Candidates {
     }
 
     /// Picks from the whole row: first a chunk by its share, then a token inside it.
-    fn draw_from_all(&mut self, number: f64) -> u32 {
+    fn draw_from_all(&mut self, level: Level, number: f64) -> u32 {
         self.chunks.clear();
         let chunks = self.scaled.chunks(CHUNK);
         self.chunks
-            .extend(chunks.map(|chunk| f64::from(log_sum_exp(chunk)).exp()));
+            .extend(chunks.map(|chunk| f64::from(log_sum_exp(level, chunk)).exp()));
         let wanted = number * self.chunks.iter().sum::<f64>();
         let index = at(self.chunks.iter().copied(), wanted);
         let before: f64 = self.chunks[..index].iter().sum();

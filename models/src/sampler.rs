@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::executor::{Row, TokenLogprob};
 use engine::sampling::Sampling;
-use kernels::Compute;
 use kernels::sample::{argmax, log_sum_exp, top_k};
+use kernels::{Compute, Level};
 use scheduler::request::{RequestId, Token};
 
-use crate::candidates::Candidates;
+use crate::candidates::{Candidates, Draw};
 use crate::random::uniform;
 
 /// The requests being sampled, and scratch memory.
@@ -32,6 +32,13 @@ pub(crate) struct Sample {
     pub(crate) id: RequestId,
     /// Where the token will stand in its sequence.
     pub(crate) position: u32,
+}
+
+/// A row of logits and the instructions to read it with.
+#[derive(Clone, Copy, Debug)]
+struct Logits<'a> {
+    level: Level,
+    row: &'a [f32],
 }
 
 /// Memory for one row at a time.
@@ -107,6 +114,7 @@ impl Sampler {
         self.results
             .resize_with(results_len, || Mutex::new(Row::NotFinite));
         let next = AtomicUsize::new(0);
+        let level = compute.level();
         compute.run(tasks, &|task| {
             let mut scratch = lock(&self.scratch[task]);
             loop {
@@ -116,7 +124,8 @@ impl Sampler {
                 };
                 let mut stream = lock(&self.streams[&sample.id]);
                 let logits = &logits[index * vocab..(index + 1) * vocab];
-                *lock(&self.results[index]) = stream.sample(sample.position, logits, &mut scratch);
+                *lock(&self.results[index]) =
+                    stream.sample(sample.position, Logits { level, row: logits }, &mut scratch);
             }
         });
         for (sample, result) in samples.iter().zip(&self.results) {
@@ -135,19 +144,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Scratch {
     /// The row of a chosen token, with probabilities by the model's own logits.
-    fn report(&mut self, token: u32, logits: &[f32], top: u32) -> Row {
-        let total = log_sum_exp(logits);
+    fn report(&mut self, token: u32, logits: Logits<'_>, top: u32) -> Row {
+        let Logits { level, row } = logits;
+        let total = log_sum_exp(level, row);
         let entry = |token: u32, logit: f32| TokenLogprob {
             token: Token(token),
             logprob: logit - total,
         };
         let mut best = Vec::new();
         if top > 0 {
-            top_k(logits, (top as usize).min(logits.len()), &mut self.best);
+            top_k(level, row, (top as usize).min(row.len()), &mut self.best);
             best.extend(self.best.iter().map(|&(token, logit)| entry(token, logit)));
         }
         Row::Token {
-            drawn: entry(token, logits[token as usize]),
+            drawn: entry(token, row[token as usize]),
             top: best,
         }
     }
@@ -155,25 +165,34 @@ impl Scratch {
 
 impl Stream {
     /// Chooses the token that will stand at `position`.
-    fn sample(&mut self, position: u32, logits: &[f32], scratch: &mut Scratch) -> Row {
-        let Some(best) = argmax(logits) else {
+    fn sample(&mut self, position: u32, logits: Logits<'_>, scratch: &mut Scratch) -> Row {
+        let level = logits.level;
+        let Some(own_best) = argmax(level, logits.row) else {
             return Row::NotFinite;
         };
         let generated = position - self.prompt_tokens.min(position);
         if let Some(history) = &mut self.history {
             history.rewind(generated);
         }
-        let is_changed = self.change(generated, logits, &mut scratch.changed);
+        let (row, best) = if self.change(generated, logits.row, &mut scratch.changed) {
+            // Changed logits are finite.
+            let best = argmax(level, &scratch.changed).unwrap_or(own_best);
+            (scratch.changed.as_slice(), best)
+        } else {
+            (logits.row, own_best)
+        };
         let sampling = &self.sampling;
-        let token = match (sampling.temperature, is_changed) {
-            (None, false) => best.0,
-            (None, true) => argmax(&scratch.changed).map_or(best.0, |(token, _)| token),
-            (Some(temperature), _) => {
-                let logits = if is_changed { &scratch.changed } else { logits };
-                let number = uniform(sampling.seed, position);
-                scratch
-                    .candidates
-                    .draw(logits, sampling, temperature, number)
+        let token = match sampling.temperature {
+            None => best.0,
+            Some(temperature) => {
+                let draw = Draw {
+                    logits: row,
+                    best: best.1,
+                    temperature,
+                    number: uniform(sampling.seed, position),
+                    level,
+                };
+                scratch.candidates.draw(&draw, sampling)
             }
         };
         let row = scratch.report(token, logits, sampling.logprobs.unwrap_or(0));

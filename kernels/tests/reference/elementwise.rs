@@ -215,24 +215,28 @@ fn rows_do_not_know_each_other() {
 
 #[test]
 fn sampling_reads_a_row() {
+    each_level(|compute| read_a_row(compute.level()));
+}
+
+fn read_a_row(level: Level) {
     let mut logits = random(10, 5000);
     logits[17] = 3.0;
     logits[4000] = 3.0;
-    assert_eq!(sample::argmax(&logits), Some((17, 3.0)));
+    assert_eq!(sample::argmax(level, &logits), Some((17, 3.0)));
     let expected = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
-    assert!((f64::from(sample::log_sum_exp(&logits)) - expected).abs() < 1e-5);
+    assert!((f64::from(sample::log_sum_exp(level, &logits)) - expected).abs() < 1e-5);
     let mut best = vec![(0, 0.0)];
-    sample::top_k(&logits, 40, &mut best);
+    sample::top_k(level, &logits, 40, &mut best);
     let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
     sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     assert_eq!(best, sorted[..40]);
-    sample::top_k(&logits[..3], 40, &mut best);
+    sample::top_k(level, &logits[..3], 40, &mut best);
     assert_eq!(best.len(), 3);
-    sample::top_k(&logits, 0, &mut best);
+    sample::top_k(level, &logits, 0, &mut best);
     assert!(best.is_empty());
     logits[5] = f32::NAN;
     logits[6] = f32::NEG_INFINITY;
-    sample::top_k(&logits, 6000, &mut best);
+    sample::top_k(level, &logits, 6000, &mut best);
     let rest = sorted.iter().filter(|(index, _)| !(5..7).contains(index));
     assert!(best.iter().eq(rest));
     logits[5] = 0.0;
@@ -241,10 +245,23 @@ fn sampling_reads_a_row() {
         for place in [0, 2500, 4999] {
             let mut logits = logits.clone();
             logits[place] = bad;
-            assert_eq!(sample::argmax(&logits), None, "{bad} at {place}");
+            assert_eq!(sample::argmax(level, &logits), None, "{bad} at {place}");
         }
     }
-    assert_eq!(sample::argmax(&[]), None);
-    assert!(sample::log_sum_exp(&[]) == f32::NEG_INFINITY);
-    assert!((sample::log_sum_exp(&[1000.0, 1000.0]) - 1_000.693_1).abs() < 1e-3);
+    assert_eq!(sample::argmax(level, &[]), None);
+    assert!(sample::log_sum_exp(level, &[]) == f32::NEG_INFINITY);
+    assert!((sample::log_sum_exp(level, &[1000.0, 1000.0]) - 1_000.693_1).abs() < 1e-3);
+    let by = sample::Scale {
+        best: 3.0,
+        factor: 4.0,
+        floor: -11.5,
+    };
+    let mut scaled = vec![f32::NAN; 3];
+    sample::scale(level, &logits[..4999], by, &mut scaled);
+    let expected: Vec<f32> = logits[..4999]
+        .iter()
+        .map(|x| ((x - 3.0) * 4.0).max(-11.5))
+        .collect();
+    assert_same_bits(&scaled, &expected, "scaled");
+    assert!(scaled.contains(&-11.5) && scaled.contains(&0.0));
 }

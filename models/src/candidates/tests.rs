@@ -12,6 +12,16 @@ fn logits(seed: u64, count: usize) -> Vec<f32> {
         .collect()
 }
 
+fn row(logits: &[f32], temperature: f32, number: f64) -> Draw<'_> {
+    Draw {
+        logits,
+        best: logits.iter().copied().fold(f32::MIN, f32::max),
+        temperature,
+        number,
+        level: Level::detect(),
+    }
+}
+
 /// Probabilities after all filters, each a few plain lines over a full sort.
 fn reference(logits: &[f32], sampling: &Sampling) -> Vec<f64> {
     let temperature = f64::from(sampling.temperature.unwrap());
@@ -144,7 +154,8 @@ fn even_numbers_draw_the_reference_distribution() {
             for draw in 0..DRAWS {
                 let number = (f64::from(draw) + 0.5) / f64::from(DRAWS);
                 let temperature = sampling.temperature.unwrap();
-                counts[candidates.draw(&logits, &sampling, temperature, number) as usize] += 1;
+                counts[candidates.draw(&row(&logits, temperature, number), &sampling) as usize] +=
+                    1;
             }
             for (token, (count, want)) in counts.iter().zip(&want).enumerate() {
                 let expected = want * f64::from(DRAWS);
@@ -169,7 +180,7 @@ fn generated_numbers_pass_a_chi_square_test() {
         for position in 0..DRAWS {
             let number = uniform(seed as u64, position);
             let temperature = sampling.temperature.unwrap();
-            counts[candidates.draw(&logits, sampling, temperature, number) as usize] += 1;
+            counts[candidates.draw(&row(&logits, temperature, number), sampling) as usize] += 1;
         }
         let (mut statistic, mut bins) = (0.0, 0);
         for (&count, want) in counts.iter().zip(want) {
@@ -205,7 +216,8 @@ fn extremes_draw_a_token_that_has_weight() {
             for temperature in [1e-30, 1e-3, 1.0, 1e30] {
                 sampling.temperature = Some(temperature);
                 for number in [0.0, 0.5, 1.0 - f64::EPSILON / 2.0] {
-                    let token = candidates.draw(logits, &sampling, temperature, number) as usize;
+                    let token =
+                        candidates.draw(&row(logits, temperature, number), &sampling) as usize;
                     let best = logits.iter().copied().fold(f32::MIN, f32::max);
                     let is_likely = logits[token] >= best || temperature > 1e29;
                     assert!(is_likely, "{logits:?} {sampling:?} {number}: {token}");
@@ -226,5 +238,10 @@ fn a_cold_draw_is_the_best_token() {
         .0 as u32;
     let mut candidates = Candidates::default();
     let sampling = Sampling::default();
-    assert_eq!(candidates.draw(&logits, &sampling, 1e-6, 0.999), best);
+    assert_eq!(candidates.draw(&row(&logits, 1e-6, 0.999), &sampling), best);
+    // Its inverse is not finite.
+    assert_eq!(
+        candidates.draw(&row(&logits, f32::from_bits(1), 0.999), &sampling),
+        best
+    );
 }
