@@ -2,7 +2,7 @@
 
     python distil.py tokenizer WORKDIR   # WordPiece, 8000 tokens, lower case
     python distil.py teacher WORKDIR     # teacher embeddings of corpus.txt
-    python distil.py train WORKDIR [MINUTES] [--resume CHECKPOINT]
+    python distil.py train WORKDIR STEPS [--resume CHECKPOINT]
     python distil.py export WORKDIR [CHECKPOINT]
 
 The student is a BERT of 3 layers, 192 wide, with mean pooling. The teacher's
@@ -189,8 +189,8 @@ def check(model, rows, teacher, project):
     return f"cosine {cosine:.4f} spearman {rho:.4f}"
 
 
-def train(work, minutes, resume=None):
-    """Train for a given wall time, the rate falling to zero at its end."""
+def train(work, steps, resume=None):
+    """Train for so many batches, the rate falling to zero with the last."""
     teacher = np.load(work / "teacher.npy")
     project = projection(teacher)
     model = new_student(work, project)
@@ -206,16 +206,16 @@ def train(work, minutes, resume=None):
         [{"params": decay, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
         lr=peak, betas=(0.9, 0.98))
     test_rows, test_teacher = rows[keep:][:600], torch.from_numpy(teacher[keep:][:600]).float()
-    rng, start, step, seen, mean = np.random.default_rng(6), time.time(), 0, 0, None
+    rng, start, seen, mean = np.random.default_rng(6), time.time(), 0, None
     batches = []
-    while (spent := (time.time() - start) / (60 * minutes)) < 1:
+    for step in range(steps):
         if not batches:
             batches = by_length(lengths, BATCH_TOKENS, rng)
         batch = batches.pop()
         limit = TRAIN_TOKENS
         if step % 16 == 15:  # a small batch at full length
             batch, limit = batch[:24], POSITIONS
-        rate = peak * min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * spent))
+        rate = peak * min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         texts = [cut(rows[i], limit) for i in batch]
@@ -227,14 +227,14 @@ def train(work, minutes, resume=None):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        seen, step = seen + len(batch), step + 1
+        seen += len(batch)
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
-        if step % 300 == 0:
-            print(f"step {step} texts {seen} min {(time.time() - start) / 60:.1f} "
+        if (step + 1) % 300 == 0:
+            print(f"step {step + 1} texts {seen} min {(time.time() - start) / 60:.1f} "
                   f"loss {mean:.4f} {check(model, test_rows, test_teacher, project)}", flush=True)
             torch.save(model.state_dict(), work / "student.pt")
     torch.save(model.state_dict(), work / "student.pt")
-    print("final", step, seen, check(model, test_rows, test_teacher, project))
+    print("final", steps, seen, check(model, test_rows, test_teacher, project))
 
 
 def cut(row, limit):
@@ -294,7 +294,7 @@ def main():
         make_targets(work)
     elif task == "train":
         resume = rest[rest.index("--resume") + 1] if "--resume" in rest else None
-        train(work, float(rest[0]) if rest else 30, resume)
+        train(work, int(rest[0]), resume)
     elif task == "export":
         export(work, rest[0] if rest else work / "student.pt")
 
