@@ -185,7 +185,7 @@ impl Bench {
 
     /// A cache with numbers in all blocks but the null block.
     fn filled(&mut self, kv: KvShape, dtype: KvDtype) -> KvCache {
-        let mut cache = KvCache::new(kv, dtype);
+        let mut cache = KvCache::new(kv, dtype).expect("memory");
         let width = kv.kv_heads * kv.head_dim;
         let slots: Vec<u32> = (16..(kv.blocks * 16) as u32).collect();
         let data: Vec<f32> = (0..slots.len() * width)
@@ -318,16 +318,17 @@ impl Bench {
             .map(|i| (i * 7919 % 49152) as f32 / 1000.0)
             .collect();
         let bytes = size_of_val(logits.as_slice()) as f64;
+        let level = self.compute.level();
         let mut best = Vec::new();
         let seconds = self.quickest(|_, _| {
-            black_box(argmax(&logits));
+            black_box(argmax(level, &logits));
         });
         self.report("small argmax of 49152", seconds, bytes, 0.0);
         let seconds = self.quickest(|_, _| {
-            black_box(log_sum_exp(&logits));
+            black_box(log_sum_exp(level, &logits));
         });
         self.report("small log_sum_exp of 49152", seconds, bytes, 0.0);
-        let seconds = self.quickest(|_, _| top_k(&logits, 50, &mut best));
+        let seconds = self.quickest(|_, _| top_k(level, &logits, 50, &mut best));
         self.report("small top 50 of 49152", seconds, bytes, 0.0);
     }
 }
@@ -346,8 +347,8 @@ fn layer(shape: LinearShape, dtype: &str) -> Linear {
     let count = shape.outputs * shape.inputs;
     let weight: Vec<f32> = (0..count).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();
     if dtype == "f32" {
-        return Linear::from_f32(shape, &weight, None);
+        return Linear::from_f32(shape, &weight, None).expect("memory");
     }
     let weight: Vec<bf16> = weight.iter().map(|&x| bf16::from_f32(x)).collect();
-    Linear::from_bf16(shape, &weight, None)
+    Linear::from_bf16(shape, &weight, None).expect("memory")
 }

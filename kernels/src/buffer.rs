@@ -6,6 +6,28 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
+/// The system has no memory of that size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// What was asked for; `u64::MAX` where no number can say it.
+    pub bytes: u64,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no memory for {} bytes", self.bytes)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+/// Whether the system would give so many bytes at once. They are not kept: what is asked for later
+/// may still fail, but what could never be had is known before the work begins.
+pub fn probe(bytes: u64) -> Result<(), OutOfMemory> {
+    let len = usize::try_from(bytes).map_err(|_| OutOfMemory { bytes })?;
+    Buffer::<u8>::zeroed(len).map(drop)
+}
+
 /// Numbers for which all bits zero is a value and every bit pattern is one.
 ///
 /// # Safety
@@ -14,6 +36,8 @@ pub(crate) unsafe trait Number: Copy + Send + Sync {}
 
 // SAFETY: every bit pattern is a float.
 unsafe impl Number for f32 {}
+// SAFETY: every bit pattern is an integer.
+unsafe impl Number for u8 {}
 // SAFETY: every bit pattern is an integer.
 unsafe impl Number for u16 {}
 // SAFETY: every bit pattern is an integer.
@@ -28,33 +52,29 @@ pub(crate) struct Buffer<T: Number> {
 
 impl<T: Number> Buffer<T> {
     /// `len` zeros.
-    ///
-    /// Running out of address space ends in a panic, as it does for a `Vec`.
-    #[expect(
-        clippy::expect_used,
-        reason = "running out of memory is fatal everywhere"
-    )]
-    pub(crate) fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Result<Self, OutOfMemory> {
         let bytes = len
             .checked_mul(size_of::<T>())
-            .expect("a buffer larger than the memory");
+            .ok_or(OutOfMemory { bytes: u64::MAX })?;
         if bytes == 0 {
-            return Self {
+            return Ok(Self {
                 map: None,
                 len: 0,
                 numbers: PhantomData,
-            };
+            });
         }
-        let map = MmapMut::map_anon(bytes).expect("memory for a buffer");
+        let map = MmapMut::map_anon(bytes).map_err(|_| OutOfMemory {
+            bytes: bytes as u64,
+        })?;
         if bytes >= HUGE_PAGES_FROM {
             // Only advice: without huge pages the same memory is a little slower.
             let _ = map.advise(Advice::HugePage);
         }
-        Self {
+        Ok(Self {
             map: Some(map),
             len,
             numbers: PhantomData,
-        }
+        })
     }
 }
 
@@ -74,7 +94,8 @@ impl<T: Number> DerefMut for Buffer<T> {
         let Some(map) = &mut self.map else {
             return &mut [];
         };
-        // SAFETY: as in `deref`; the borrow of `self` is exclusive.
+        // SAFETY: the mapping holds `len` numbers, is aligned to a page, was zeroed by the system,
+        // and lives as long as the borrow of `self`, which is exclusive.
         unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().cast(), self.len) }
     }
 }
@@ -94,12 +115,24 @@ mod tests {
 
     #[test]
     fn a_buffer_is_zeroed_aligned_and_writable() {
-        let mut buffer = Buffer::<u32>::zeroed(1000);
+        let mut buffer = Buffer::<u32>::zeroed(1000).unwrap();
         assert_eq!(buffer.len(), 1000);
         assert!(buffer.iter().all(|&number| number == 0));
         assert_eq!(buffer.as_ptr().align_offset(64), 0);
         buffer[999] = 7;
         assert_eq!(buffer[999], 7);
-        assert!(Buffer::<u16>::zeroed(0).is_empty());
+        assert!(Buffer::<u16>::zeroed(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn more_than_there_is_is_an_error() {
+        for len in [1 << 60, usize::MAX / 4, usize::MAX] {
+            assert!(Buffer::<u32>::zeroed(len).is_err(), "{len}");
+        }
+        assert_eq!(
+            probe(1 << 60).unwrap_err().to_string(),
+            "no memory for 1152921504606846976 bytes"
+        );
+        assert!(probe(1 << 20).is_ok());
     }
 }

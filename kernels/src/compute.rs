@@ -2,8 +2,8 @@
 
 #![expect(unsafe_code, reason = "cache lines are lent as words")]
 
-use crate::pool::Pool;
 use crate::simd;
+use crate::threads::Threads;
 
 /// The instruction sets an op can be written for, slowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,10 +33,10 @@ impl Level {
     }
 }
 
-/// A pool of threads, the instruction set and scratch memory: the first argument of every op.
+/// Threads, the instruction set and scratch memory: the first argument of every op.
 #[derive(Debug)]
 pub struct Compute {
-    pool: Pool,
+    threads: Threads,
     level: Level,
     /// Pieces that no call uses now. The last given back is the first taken, so that nested uses
     /// find the sizes they had before.
@@ -44,17 +44,25 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Starts `threads - 1` workers; the caller of an op is the remaining thread.
+    /// Starts `threads - 1` workers of its own; the caller of an op is the remaining thread.
     pub fn new(threads: usize) -> Self {
         Self::with_level(threads, Level::detect())
     }
 
     /// The same with a given instruction set, for tests and comparisons.
     pub fn with_level(threads: usize, level: Level) -> Self {
-        assert!(threads >= 1, "an op needs at least one thread");
+        Self::on(Threads::new(threads), level)
+    }
+
+    /// On threads that others use too, with the best instruction set.
+    pub fn shared(threads: &Threads) -> Self {
+        Self::on(threads.clone(), Level::detect())
+    }
+
+    fn on(threads: Threads, level: Level) -> Self {
         assert!(level.is_supported(), "this machine has no {level:?}");
         Self {
-            pool: Pool::new(threads),
+            threads,
             level,
             scratch: Vec::new(),
         }
@@ -62,7 +70,7 @@ impl Compute {
 
     /// Threads that take part in an op, the caller included.
     pub fn threads(&self) -> usize {
-        self.pool.threads()
+        self.threads.count()
     }
 
     /// The instruction set the ops use.
@@ -73,7 +81,7 @@ impl Compute {
     /// Runs `task(0)` to `task(tasks - 1)`, each once, on all threads, and returns when all are
     /// done. A panic of a task is passed on after the others have stopped.
     pub fn run(&mut self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        self.pool.run(tasks, task);
+        self.threads.run(tasks, task);
     }
 
     /// Runs `task` for chunks of `items`, of a size that suits the work: `item_work` is the number

@@ -2,8 +2,8 @@
 
 #![expect(unsafe_code, reason = "threads write to one slice")]
 
-use crate::Compute;
 use crate::shared::SharedMut;
+use crate::{Compute, OutOfMemory};
 use half::bf16;
 
 /// A table of rows, in f32 or bf16.
@@ -21,27 +21,27 @@ enum Table {
 
 impl Embedding {
     /// Keeps a table `[rows, width]`.
-    pub fn from_f32(width: usize, table: &[f32]) -> Self {
+    pub fn from_f32(width: usize, table: &[f32]) -> Result<Self, OutOfMemory> {
         assert!(
             width > 0 && table.len().is_multiple_of(width),
             "rows of {width}"
         );
-        Self {
+        Ok(Self {
             width,
-            table: Table::F32(table.to_vec()),
-        }
+            table: Table::F32(copy(table)?),
+        })
     }
 
     /// Keeps a table `[rows, width]`.
-    pub fn from_bf16(width: usize, table: &[bf16]) -> Self {
+    pub fn from_bf16(width: usize, table: &[bf16]) -> Result<Self, OutOfMemory> {
         assert!(
             width > 0 && table.len().is_multiple_of(width),
             "rows of {width}"
         );
-        Self {
+        Ok(Self {
             width,
-            table: Table::Bf16(table.to_vec()),
-        }
+            table: Table::Bf16(copy(table)?),
+        })
     }
 
     /// Number of rows.
@@ -110,6 +110,16 @@ impl Embedding {
             }
         });
     }
+}
+
+fn copy<T: Copy>(table: &[T]) -> Result<Vec<T>, OutOfMemory> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(table.len())
+        .map_err(|_| OutOfMemory {
+            bytes: size_of_val(table) as u64,
+        })?;
+    copy.extend_from_slice(table);
+    Ok(copy)
 }
 
 // The shift alone becomes vector instructions; `to_f32` also looks for what is not a number.

@@ -8,7 +8,7 @@
 
 use crate::Compute;
 use crate::activation::{Function, InPlace};
-use crate::buffer::{Buffer, Number};
+use crate::buffer::{Buffer, Number, OutOfMemory};
 use crate::shared::SharedMut;
 use crate::simd::{F32Lanes, Format, Kernel, LANES, Simd, prefetch, vectorize};
 use std::marker::PhantomData;
@@ -49,9 +49,13 @@ impl Lane for u32 {
 
 impl<T: Lane> Panels<T> {
     /// Packs weights; `lane(output, step)` reads one lane.
-    pub(crate) fn pack(outputs: usize, inputs: usize, lane: impl Fn(usize, usize) -> T) -> Self {
+    pub(crate) fn pack(
+        outputs: usize,
+        inputs: usize,
+        lane: impl Fn(usize, usize) -> T,
+    ) -> Result<Self, OutOfMemory> {
         let steps = inputs.div_ceil(T::DEPTH);
-        let mut lanes = Buffer::zeroed(outputs.div_ceil(LANES) * steps * LANES);
+        let mut lanes = Buffer::zeroed(outputs.div_ceil(LANES) * steps * LANES)?;
         for (panel, lanes) in lanes.chunks_exact_mut((steps * LANES).max(1)).enumerate() {
             for output in panel * LANES..outputs.min((panel + 1) * LANES) {
                 for (step, lanes) in lanes.chunks_exact_mut(LANES).enumerate() {
@@ -59,12 +63,12 @@ impl<T: Lane> Panels<T> {
                 }
             }
         }
-        Self {
+        Ok(Self {
             lanes,
             outputs,
             inputs,
             steps,
-        }
+        })
     }
 
     /// Overwrites `y` with `activation(x W^T + bias)`.
@@ -562,7 +566,7 @@ pub(crate) unsafe fn multiply<S: Simd, F: Format<S>, const R: usize, const P: us
     sums: &mut [[S::F; P]; R],
 ) {
     // Two loops, so that the one without fetching is as short as can be.
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises that all inputs and lanes that the strides name can be read.
     unsafe {
         if lanes.next.is_some() {
             walk::<S, F, R, P, true>(simd, steps, inputs, lanes, sums);
@@ -575,7 +579,7 @@ pub(crate) unsafe fn multiply<S: Simd, F: Format<S>, const R: usize, const P: us
 /// The loop of `multiply`.
 ///
 /// # Safety
-/// As for `multiply`.
+/// Every input and every sixteen lanes that the strides name can be read.
 #[inline(always)]
 unsafe fn walk<S: Simd, F: Format<S>, const R: usize, const P: usize, const FETCH: bool>(
     simd: S,
@@ -589,7 +593,7 @@ unsafe fn walk<S: Simd, F: Format<S>, const R: usize, const P: usize, const FETC
     for step in 0..steps {
         let mut weights = [None; P];
         for (weights, panel) in weights.iter_mut().zip(lanes.panels) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises that sixteen lanes of each panel can be read for each step.
             *weights = Some(unsafe { F::load(simd, panel.add(step * lanes.step)) });
         }
         if FETCH {
@@ -598,7 +602,7 @@ unsafe fn walk<S: Simd, F: Format<S>, const R: usize, const P: usize, const FETC
             }
         }
         for (row, sums) in local.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises that each row has an input for each step.
             let input = unsafe { *inputs.start.add(step * inputs.step + row * inputs.row) };
             for (sum, weights) in sums.iter_mut().zip(weights) {
                 let Some(weights) = weights else { continue };

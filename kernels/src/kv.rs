@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "threads write to one slice")]
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, OutOfMemory};
 use crate::pages::{PAGE, PageLane, PageLayout};
 use crate::shared::SharedMut;
 use crate::simd::{Kernel, Simd, vectorize};
@@ -83,7 +83,7 @@ impl KvShape {
 
 impl KvCache {
     /// A cache of zeros; memory of blocks that are never written is never touched.
-    pub fn new(shape: KvShape, dtype: KvDtype) -> Self {
+    pub fn new(shape: KvShape, dtype: KvDtype) -> Result<Self, OutOfMemory> {
         let KvShape {
             block_tokens,
             head_dim,
@@ -98,12 +98,12 @@ impl KvCache {
         let data = match dtype {
             KvDtype::F32 => Data::F32(Buffer::zeroed(
                 pages * PageLayout::new::<f32>(head_dim).page(),
-            )),
+            )?),
             KvDtype::Bf16 => Data::Bf16(Buffer::zeroed(
                 pages * PageLayout::new::<u32>(head_dim).page(),
-            )),
+            )?),
         };
-        Self { shape, data }
+        Ok(Self { shape, data })
     }
 
     /// Size of the cache.

@@ -33,7 +33,10 @@ pub mod sample;
 mod shared;
 mod simd;
 mod source;
+mod threads;
 pub mod view;
 
+pub use buffer::{OutOfMemory, probe};
 pub use compute::{Compute, Level};
+pub use threads::Threads;
 pub use view::{Rows, RowsMut};

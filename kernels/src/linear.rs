@@ -1,11 +1,11 @@
 //! The linear layer: `y = x W^T + b` with weights packed once at load.
 #![expect(unsafe_code, reason = "threads write to one slice")]
 
-use crate::Compute;
 use crate::activation::Activation;
 use crate::gemm::{After, Panels};
 use crate::shared::SharedMut;
 use crate::simd::LANES;
+use crate::{Compute, OutOfMemory};
 use half::bf16;
 
 /// Size of a weight matrix.
@@ -33,26 +33,34 @@ enum Weight {
 
 impl Linear {
     /// Packs a weight `[outputs, inputs]` as Hugging Face stores it.
-    pub fn from_f32(shape: LinearShape, weight: &[f32], bias: Option<&[f32]>) -> Self {
+    pub fn from_f32(
+        shape: LinearShape,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<Self, OutOfMemory> {
         let LinearShape { outputs, inputs } = shape;
         assert_eq!(weight.len(), outputs * inputs, "weight of {shape:?}");
         let panels = Panels::pack(outputs, inputs, |output, step| {
             weight[output * inputs + step]
-        });
-        Self::new(shape, Weight::F32(panels), bias)
+        })?;
+        Ok(Self::new(shape, Weight::F32(panels), bias))
     }
 
     /// Packs a weight `[outputs, inputs]`. On machines with bf16 dot products `forward` rounds
     /// its inputs to bf16 too; sums are f32 everywhere.
-    pub fn from_bf16(shape: LinearShape, weight: &[bf16], bias: Option<&[f32]>) -> Self {
+    pub fn from_bf16(
+        shape: LinearShape,
+        weight: &[bf16],
+        bias: Option<&[f32]>,
+    ) -> Result<Self, OutOfMemory> {
         let LinearShape { outputs, inputs } = shape;
         assert_eq!(weight.len(), outputs * inputs, "weight of {shape:?}");
         let panels = Panels::pack(outputs, inputs, |output, step| {
             let row = &weight[output * inputs..(output + 1) * inputs];
             let high = row.get(2 * step + 1).map_or(0, |high| high.to_bits());
             u32::from(row[2 * step].to_bits()) | u32::from(high) << 16
-        });
-        Self::new(shape, Weight::Bf16(panels), bias)
+        })?;
+        Ok(Self::new(shape, Weight::Bf16(panels), bias))
     }
 
     fn new(shape: LinearShape, weight: Weight, bias: Option<&[f32]>) -> Self {

@@ -63,7 +63,7 @@ pub fn add_rms_norm(
             let columns = row * width..(row + 1) * width;
             // SAFETY: each row belongs to one task.
             let residual = unsafe { residual.slice(columns.clone()) };
-            // SAFETY: as above.
+            // SAFETY: each row belongs to one task.
             let out = unsafe { out.slice(columns.clone()) };
             vectorize(
                 level,

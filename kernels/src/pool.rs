@@ -74,10 +74,6 @@ impl Pool {
         Self { shared, workers }
     }
 
-    pub(crate) fn threads(&self) -> usize {
-        self.workers.len() + 1
-    }
-
     /// Runs every task once and returns when all are done; passes a panic on.
     pub(crate) fn run(&mut self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         if tasks < 2 || self.workers.is_empty() {
@@ -115,7 +111,7 @@ impl Drop for Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pool[{}]", self.threads())
+        write!(f, "Pool[{}]", self.workers.len() + 1)
     }
 }
 
@@ -267,7 +263,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Waits a moment; now and then lets others run, who may be what is waited for when processors
 /// are scarce.
-fn relax(spins: usize) {
+pub(crate) fn relax(spins: usize) {
     if spins % 32 == 31 {
         thread::yield_now();
     } else {
@@ -280,7 +276,7 @@ const QUIT: u64 = 1 << 30;
 const INSIDE: u64 = QUIT - 1;
 
 // A pause lasts 10 to 45 ns: about 50 us of spinning at most before a thread sleeps.
-const SPINS: usize = 1000;
+pub(crate) const SPINS: usize = 1000;
 
 #[cfg(test)]
 mod tests {

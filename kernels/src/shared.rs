@@ -14,7 +14,7 @@ pub(crate) struct SharedMut<'a, T> {
 
 // SAFETY: access goes through unsafe functions whose callers keep threads apart.
 unsafe impl<T: Send> Send for SharedMut<'_, T> {}
-// SAFETY: as above.
+// SAFETY: a shared reference gives access through the same unsafe functions alone.
 unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
 
 impl<'a, T> SharedMut<'a, T> {
@@ -41,7 +41,7 @@ impl<'a, T> SharedMut<'a, T> {
             "{range:?} of {}",
             self.len
         );
-        // SAFETY: in bounds by the check; exclusive by the caller's promise.
+        // SAFETY: in bounds by the check; the caller promises that nobody else uses these elements.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }

@@ -30,6 +30,17 @@ pub(crate) struct Decoder {
     buffers: Buffers,
 }
 
+/// What a network is to have room for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Positions of the longest sequence.
+    pub(crate) positions: u32,
+    /// Rows of the longest step.
+    pub(crate) rows: usize,
+    /// Most sequences of a step that sample.
+    pub(crate) samples: usize,
+}
+
 #[derive(Debug)]
 struct Layer {
     window: Option<u32>,
@@ -78,20 +89,18 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Decoder {
-    /// Packs the weights and reserves the buffers for steps of `rows_max` rows in sequences of
-    /// at most `context_max` positions.
+    /// Packs the weights and reserves the buffers.
     pub(crate) fn load(
         spec: &DecoderSpec,
         source: &mut Source,
-        context_max: u32,
-        rows_max: usize,
+        room: &Room,
     ) -> Result<Self, LoadError> {
         let head = |source: &mut Source, name: &str| {
             let part = Part {
                 name: name.to_owned(),
                 outputs: spec.vocab,
             };
-            source.linear(&[part], spec.hidden, NO_BIAS)
+            source.linear(&[part], spec.hidden)
         };
         let (embedding, head) = match spec.head {
             Head::Tied => (None, head(source, without_suffix(EMBEDDING))?),
@@ -100,7 +109,10 @@ impl Decoder {
                 (Some(embedding), head(source, without_suffix(HEAD))?)
             }
         };
-        let layers = source.layers(spec.windows.len(), |source, index| {
+        let q = spec.heads * spec.head_dim;
+        let qkv = q + 2 * spec.kv_heads * spec.head_dim;
+        let largest = spec.hidden * qkv.max(2 * spec.ffn);
+        let layers = source.layers(spec.windows.len(), largest, |source, index| {
             Layer::load(spec, source, index)
         })?;
         Ok(Self {
@@ -112,9 +124,9 @@ impl Decoder {
             rope: RopeTable::new(
                 &spec.rope.inverse_frequencies(spec.head_dim),
                 1.0,
-                context_max as usize,
+                room.positions as usize,
             ),
-            buffers: Buffers::new(spec, rows_max),
+            buffers: Buffers::new(spec, room),
             spec: spec.clone(),
         })
     }
@@ -127,6 +139,22 @@ impl Decoder {
         cache: &mut KvCache,
         batch: &Batch<'_>,
     ) {
+        self.embed(compute, batch);
+        for index in 0..self.layers.len() {
+            self.progress.made();
+            self.layer(compute, cache, batch, index);
+        }
+    }
+
+    /// Computes the first layer alone: all memory that a step of so many rows needs, in a fraction
+    /// of its time.
+    pub(crate) fn touch(&mut self, compute: &mut Compute, cache: &mut KvCache, batch: &Batch<'_>) {
+        self.embed(compute, batch);
+        self.layer(compute, cache, batch, 0);
+    }
+
+    /// From tokens to `residual` and the first layer's `normed`.
+    fn embed(&mut self, compute: &mut Compute, batch: &Batch<'_>) {
         let rows = batch.tokens.len();
         assert!(
             rows <= self.buffers.rows_max,
@@ -149,40 +177,47 @@ impl Decoder {
             &first,
             &mut self.buffers.normed[..rows * hidden],
         );
+    }
 
-        for index in 0..self.layers.len() {
-            self.progress.made();
-            self.keys_and_values(compute, cache, batch, index);
+    /// One layer, from its `normed` to that of the next.
+    fn layer(
+        &mut self,
+        compute: &mut Compute,
+        cache: &mut KvCache,
+        batch: &Batch<'_>,
+        index: usize,
+    ) {
+        let rows = batch.tokens.len();
+        self.keys_and_values(compute, cache, batch, index);
+        let paged = PagedBatch {
+            cache,
+            layer: index,
+            segments: batch.segments,
+            tables: batch.tables,
+        };
+        if index + 1 < self.layers.len() || batch.sampled.len() == rows {
+            self.attend_and_transform(compute, &paged, rows);
+        } else if !batch.sampled.is_empty() {
+            // Nobody reads the last layer's other rows.
+            self.keep_sampled(batch);
+            let last_segments = std::mem::take(&mut self.buffers.last_segments);
             let paged = PagedBatch {
-                cache,
-                layer: index,
-                segments: batch.segments,
-                tables: batch.tables,
+                segments: &last_segments,
+                ..paged
             };
-            if index + 1 < self.layers.len() || batch.sampled.len() == rows {
-                self.attend_and_transform(compute, &paged, rows);
-            } else if !batch.sampled.is_empty() {
-                // Nobody reads the last layer's other rows.
-                self.keep_sampled(batch);
-                let last_segments = std::mem::take(&mut self.buffers.last_segments);
-                let paged = PagedBatch {
-                    segments: &last_segments,
-                    ..paged
-                };
-                self.attend_and_transform(compute, &paged, batch.sampled.len());
-                self.buffers.last_segments = last_segments;
-            }
+            self.attend_and_transform(compute, &paged, batch.sampled.len());
+            self.buffers.last_segments = last_segments;
         }
     }
 
     /// The logits `[samples, vocab]` of some of the last step's sampled rows; at most
-    /// [`LOGITS_ROWS_MAX`] at once.
+    /// [`Self::logits_rows`] at once.
     pub(crate) fn logits(
         &mut self,
         compute: &mut Compute,
         samples: std::ops::Range<usize>,
     ) -> &[f32] {
-        assert!(samples.len() <= LOGITS_ROWS_MAX, "{samples:?}");
+        assert!(samples.len() <= self.logits_rows(), "{samples:?}");
         let hidden = self.spec.hidden;
         let normed = &self.buffers.normed[samples.start * hidden..samples.end * hidden];
         let logits = &mut self.buffers.logits[..samples.len() * self.spec.vocab];
@@ -204,6 +239,16 @@ impl Decoder {
     /// Rows of the longest step.
     pub(crate) fn rows_max(&self) -> usize {
         self.buffers.rows_max
+    }
+
+    /// Positions of the longest sequence.
+    pub(crate) fn positions(&self) -> usize {
+        self.rope.positions()
+    }
+
+    /// Rows that the head computes at once.
+    pub(crate) fn logits_rows(&self) -> usize {
+        self.buffers.logits.len() / self.spec.vocab
     }
 
     /// From `normed` to queries in `qkv` and keys and values in the cache.
@@ -361,18 +406,58 @@ impl Layer {
         Ok(Self {
             window: spec.windows[index],
             input_norm,
-            qkv: source.linear(&qkv, spec.hidden, spec.bias.qkv)?,
+            qkv: linear(source, &qkv, spec.hidden, spec.bias.qkv)?,
             qk_norm,
-            output: source.linear(&[part("self_attn.o", spec.hidden)], q, spec.bias.output)?,
+            output: linear(
+                source,
+                &[part("self_attn.o", spec.hidden)],
+                q,
+                spec.bias.output,
+            )?,
             ffn_norm,
-            gate_up: source.linear(&gate_up, spec.hidden, spec.bias.mlp)?,
-            down: source.linear(&[part("mlp.down", spec.hidden)], spec.ffn, spec.bias.mlp)?,
+            gate_up: linear(source, &gate_up, spec.hidden, spec.bias.mlp)?,
+            down: linear(
+                source,
+                &[part("mlp.down", spec.hidden)],
+                spec.ffn,
+                spec.bias.mlp,
+            )?,
         })
     }
 }
 
+fn linear(
+    source: &mut Source,
+    parts: &[Part],
+    inputs: usize,
+    is_biased: bool,
+) -> Result<Linear, LoadError> {
+    if is_biased {
+        source.biased(parts, inputs)
+    } else {
+        source.linear(parts, inputs)
+    }
+}
+
+impl Room {
+    /// Bytes of the tables and buffers of a network.
+    pub(crate) fn bytes(&self, spec: &DecoderSpec) -> u64 {
+        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let rows = self.rows * (3 * spec.hidden + 2 * q + 2 * kv);
+        let ffn = self.rows.min(FFN_ROWS_MAX) * 3 * spec.ffn;
+        let rope = self.positions as usize * spec.head_dim;
+        4 * (rows + ffn + rope + self.logits_rows() * spec.vocab) as u64
+    }
+
+    fn logits_rows(&self) -> usize {
+        let samples = self.samples.min(self.rows);
+        samples.clamp(1, LOGITS_ROWS_MAX)
+    }
+}
+
 impl Buffers {
-    fn new(spec: &DecoderSpec, rows_max: usize) -> Self {
+    fn new(spec: &DecoderSpec, room: &Room) -> Self {
+        let rows_max = room.rows;
         let rows = |width: usize| vec![0.0; rows_max * width];
         let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let ffn_rows = rows_max.min(FFN_ROWS_MAX);
@@ -385,7 +470,7 @@ impl Buffers {
             gate_up: vec![0.0; ffn_rows * 2 * spec.ffn],
             gated: vec![0.0; ffn_rows * spec.ffn],
             update: rows(spec.hidden),
-            logits: vec![0.0; rows_max.min(LOGITS_ROWS_MAX) * spec.vocab],
+            logits: vec![0.0; room.logits_rows() * spec.vocab],
             last_segments: Vec::new(),
         }
     }
@@ -396,7 +481,6 @@ fn without_suffix(name: &str) -> &str {
 }
 
 /// 64: at 128k words 32 MiB of logits, and enough rows to read the head's weights rarely.
-pub(crate) const LOGITS_ROWS_MAX: usize = 64;
+const LOGITS_ROWS_MAX: usize = 64;
 /// 512: the MLP's buffers, the widest, stay small in long steps, and its weights are read rarely.
 const FFN_ROWS_MAX: usize = 512;
-const NO_BIAS: bool = false;

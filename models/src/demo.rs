@@ -43,7 +43,7 @@ mod tests {
     use engine::executor::Pooling;
 
     use super::*;
-    use crate::load::{Dtype, LoadFormat, LoadOptions, Loaded, load};
+    use crate::load::{Dtype, LoadFormat, LoadOptions, Loaded, Threads, load};
 
     fn options() -> LoadOptions {
         LoadOptions {
@@ -54,7 +54,7 @@ mod tests {
             context_max: None,
             running_max: 4,
             step_tokens_max: 64,
-            threads: 1,
+            threads: Threads::new(1),
         }
     }
 

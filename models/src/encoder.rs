@@ -1,12 +1,12 @@
 //! The encoder: BERT-style networks over packed inputs, driven by a spec, and pooling.
 
 use engine::executor::{EncodeInput, Encoder, ExecutorError, Pooling, Progress};
-use kernels::activation::Activation;
 use kernels::attention::{AttentionShape, Packed, packed_attention};
 use kernels::embedding::Embedding;
 use kernels::linear::Linear;
 use kernels::norm::{LayerNorm, add_layer_norm, layer_norm};
 use kernels::{Compute, Rows};
+use scheduler::request::Token;
 
 use crate::load::LoadError;
 use crate::source::{Part, Source};
@@ -87,7 +87,8 @@ impl CpuEncoder {
             &format!("{prefix}embeddings.LayerNorm"),
             spec.hidden,
         )?;
-        let layers = source.layers(spec.layers, |source, layer| {
+        let largest = spec.hidden * spec.ffn.max(3 * spec.hidden);
+        let layers = source.layers(spec.layers, largest, |source, layer| {
             Layer::load(spec, source, &format!("{prefix}encoder.layer.{layer}."))
         })?;
         let (inputs, buffers) = (Inputs::default(), Buffers::default());
@@ -104,6 +105,18 @@ impl CpuEncoder {
             inputs,
             buffers,
         })
+    }
+
+    /// Encodes a run of the usual size, so that the first one finds code and memory in place.
+    pub(crate) fn warm_up(&mut self) {
+        let tokens = self.spec.positions.min(RUN_ROWS_MAX);
+        let input = EncodeInput {
+            tokens: vec![Token(0); tokens].into(),
+            segments: [].into(),
+            pooling: Pooling::Mean,
+        };
+        let inputs = vec![input; RUN_ROWS_MAX / tokens];
+        self.encode_run(&inputs, &mut Vec::new());
     }
 
     /// Computes all layers; the result stands in the first rows of `buffers.residual`.
@@ -269,11 +282,11 @@ impl Layer {
         let norm =
             |source: &mut Source, name: &str| Norm::load(source, &format!("{at}{name}"), hidden);
         Ok(Self {
-            qkv: source.linear(&qkv, hidden, WITH_BIAS)?,
-            output: source.linear(&[part("attention.output.dense", hidden)], hidden, WITH_BIAS)?,
+            qkv: source.biased(&qkv, hidden)?,
+            output: source.biased(&[part("attention.output.dense", hidden)], hidden)?,
             attention_norm: norm(source, "attention.output.LayerNorm")?,
-            up: source.linear(&[part("intermediate.dense", spec.ffn)], hidden, WITH_BIAS)?,
-            down: source.linear(&[part("output.dense", hidden)], spec.ffn, WITH_BIAS)?,
+            up: source.biased(&[part("intermediate.dense", spec.ffn)], hidden)?,
+            down: source.biased(&[part("output.dense", hidden)], spec.ffn)?,
             ffn_norm: norm(source, "output.LayerNorm")?,
         })
     }
@@ -328,11 +341,10 @@ fn pool(rows: &[f32], width: usize, pooling: Pooling, vectors: &mut Vec<f32>) {
 /// 8 MiB from layer to layer, where a whole batch would go through memory in every layer; and with
 /// fewer rows the weights would be read more often than they have to be.
 const RUN_ROWS_MAX: usize = 512;
-const WITH_BIAS: bool = true;
 
 #[cfg(test)]
 mod tests {
-    use scheduler::request::Token;
+    use kernels::activation::Activation;
 
     use super::*;
     use crate::source::{Store, Values};

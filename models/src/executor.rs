@@ -13,7 +13,7 @@ use scheduler::limits::Pool;
 use scheduler::plan::{Plan, SlotId};
 use scheduler::request::{RequestId, Token};
 
-use crate::decoder::{Batch, Decoder, LOGITS_ROWS_MAX};
+use crate::decoder::{Batch, Decoder};
 use crate::sampler::{Sample, Sampler};
 
 /// Computes plans on CPU threads of its own. A launched step is computed by `wait`, so that its
@@ -64,25 +64,49 @@ impl CpuExecutor {
         executor
     }
 
-    /// A prompt of a few tokens and a decode, on the null block.
+    /// The longest step through one layer and a short one through all, on the null block, then
+    /// draws on all threads.
     fn warm_up(&mut self) {
-        let rows = self.decoder.rows_max().min(self.cache.shape().block_tokens);
-        for rows in [rows, 1] {
-            self.inputs.clear();
-            self.inputs.tables.push(0);
-            for position in 0..rows as u32 {
-                self.inputs.push(0, position, position);
-            }
-            self.inputs.segments.push(Segment {
-                rows: 0..rows,
-                start: 0,
-                table: 0..1,
-            });
-            self.inputs.sampled.push(0);
-            self.decoder
-                .forward(&mut self.compute, &mut self.cache, &self.inputs.batch());
-            self.decoder.logits(&mut self.compute, 0..1);
+        self.fill_null(self.decoder.rows_max().min(self.decoder.positions()));
+        self.decoder
+            .touch(&mut self.compute, &mut self.cache, &self.inputs.batch());
+        self.fill_null(1);
+        self.decoder
+            .forward(&mut self.compute, &mut self.cache, &self.inputs.batch());
+        let rows = self.decoder.logits_rows();
+        let logits = self.decoder.logits(&mut self.compute, 0..rows);
+        let sampling = Sampling {
+            temperature: Some(1.0),
+            top_p: Some(0.9),
+            logprobs: Some(1),
+            ..Sampling::default()
+        };
+        let sample = Sample {
+            id: RequestId(u64::MAX),
+            position: 1,
+        };
+        self.sampler.admit(sample.id, &Arc::new(sampling), &[], &[]);
+        self.samples.resize(rows, sample);
+        self.sampler
+            .sample(&mut self.compute, &self.samples, logits, &mut Vec::new());
+        self.sampler.release(sample.id);
+    }
+
+    /// A step of one sequence of so many tokens, all of whose blocks are the null block.
+    fn fill_null(&mut self, rows: usize) {
+        let block_tokens = self.cache.shape().block_tokens;
+        self.inputs.clear();
+        self.inputs.tables.resize(rows.div_ceil(block_tokens), 0);
+        for position in 0..rows as u32 {
+            self.inputs
+                .push(0, position, position % block_tokens as u32);
         }
+        self.inputs.segments.push(Segment {
+            rows: 0..rows,
+            start: 0,
+            table: 0..self.inputs.tables.len(),
+        });
+        self.inputs.sampled.push(0);
     }
 
     fn slot(&mut self, slot: SlotId) -> &mut Token {
@@ -101,8 +125,9 @@ impl CpuExecutor {
             id: slice.id,
             position: slice.positions.end,
         }));
-        for (chunk, samples) in self.samples.chunks(LOGITS_ROWS_MAX).enumerate() {
-            let first = chunk * LOGITS_ROWS_MAX;
+        let rows_max = self.decoder.logits_rows();
+        for (chunk, samples) in self.samples.chunks(rows_max).enumerate() {
+            let first = chunk * rows_max;
             let logits = self
                 .decoder
                 .logits(&mut self.compute, first..first + samples.len());

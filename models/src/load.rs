@@ -1,11 +1,11 @@
 //! The one door to this crate: from a model's files to something the engine can run.
 
 use engine::executor::{Encoder, Executor, Pooling};
-use kernels::Compute;
 use kernels::kv::{KvCache, KvDtype, KvShape};
+use kernels::{Compute, OutOfMemory};
 
 use crate::config::Config;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Room};
 use crate::encoder::CpuEncoder;
 use crate::executor::CpuExecutor;
 use crate::files::ModelFiles;
@@ -32,9 +32,11 @@ pub struct LoadOptions {
     pub running_max: u32,
     /// Most positions of one step.
     pub step_tokens_max: u32,
-    /// Compute threads.
-    pub threads: usize,
+    /// Compute threads, which several models may share.
+    pub threads: Threads,
 }
+
+pub use kernels::Threads;
 
 /// What weights and KV are stored in. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,12 +133,19 @@ pub enum LoadError {
     Memory(String),
 }
 
+impl From<OutOfMemory> for LoadError {
+    fn from(error: OutOfMemory) -> Self {
+        Self::Memory(error.to_string())
+    }
+}
+
 /// Reads the configuration alone, without weights.
 pub fn info(files: &ModelFiles, options: &LoadOptions) -> Result<ModelInfo, LoadError> {
     describe(files, options).map(|(_, info)| info)
 }
 
-/// Loads a model. A decoder has computed one step when this returns.
+/// Loads a model. It has computed something when this returns, so that the first request finds
+/// code and memory in place.
 pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<(Loaded, ModelInfo), LoadError> {
     let (network, info) = describe(files, options)?;
     let loaded = match &network {
@@ -167,6 +176,13 @@ fn load_decoder(
     }
     // First, because it fails at once where the weights take a while.
     let shape = kv_shape(spec, options, info)?;
+    let room = Room {
+        positions: info.context_max,
+        rows: options.step_tokens_max as usize,
+        samples: options.running_max as usize,
+    };
+    let cache_bytes = shape.bytes(kv_dtype(info.dtype)) as u64;
+    probe(info, cache_bytes + room.bytes(spec))?;
     let values = match options.format {
         LoadFormat::Dummy => Values::Dummy,
         LoadFormat::Safetensors => {
@@ -179,15 +195,28 @@ fn load_decoder(
             Values::Weights(weights)
         }
     };
-    let mut source = Source::new(values, Store::from(info.dtype), options.threads);
-    let rows_max = options.step_tokens_max as usize;
-    let decoder = Decoder::load(spec, &mut source, info.context_max, rows_max)?;
-    let cache = KvCache::new(shape, kv_dtype(info.dtype));
+    let cache = KvCache::new(shape, kv_dtype(info.dtype))?;
+    let mut source = Source::new(values, Store::from(info.dtype), options.threads.count());
+    let decoder = Decoder::load(spec, &mut source, &room)?;
+    // The checkpoint is unmapped before the first step.
+    drop(source);
     Ok(CpuExecutor::new(
         decoder,
         cache,
-        Compute::new(options.threads),
+        Compute::shared(&options.threads),
     ))
+}
+
+/// Whether weights and `others` could be had together, before the first is read.
+fn probe(info: &ModelInfo, others: u64) -> Result<(), LoadError> {
+    let weights = info
+        .parameters
+        .saturating_mul(Store::from(info.dtype).bytes());
+    kernels::probe(weights.saturating_add(others)).map_err(|error| {
+        LoadError::Memory(format!(
+            "{error}: {weights} of weights, {others} of KV cache and buffers"
+        ))
+    })
 }
 
 fn load_encoder(
@@ -196,6 +225,7 @@ fn load_encoder(
     spec: &EncoderSpec,
     info: &ModelInfo,
 ) -> Result<CpuEncoder, LoadError> {
+    probe(info, 0)?;
     let (values, prefix) = match options.format {
         LoadFormat::Dummy => (Values::Dummy, ""),
         LoadFormat::Safetensors => {
@@ -209,8 +239,12 @@ fn load_encoder(
             (Values::Weights(weights), prefix)
         }
     };
-    let mut source = Source::new(values, Store::from(info.dtype), options.threads);
-    CpuEncoder::load(spec, &mut source, prefix, Compute::new(options.threads))
+    let mut source = Source::new(values, Store::from(info.dtype), options.threads.count());
+    let compute = Compute::shared(&options.threads);
+    let mut encoder = CpuEncoder::load(spec, &mut source, prefix, compute)?;
+    drop(source);
+    encoder.warm_up();
+    Ok(encoder)
 }
 
 fn describe(files: &ModelFiles, options: &LoadOptions) -> Result<(Network, ModelInfo), LoadError> {

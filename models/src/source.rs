@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::bf16;
+use kernels::OutOfMemory;
 use kernels::embedding::Embedding;
 use kernels::linear::{Linear, LinearShape};
 
@@ -42,6 +43,16 @@ pub(crate) enum Store {
     Bf16,
 }
 
+impl Store {
+    /// Bytes of one value.
+    pub(crate) fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
 impl From<Dtype> for Store {
     /// f16 is kept as f32: few CPUs compute in it, and bf16 would lose bits.
     fn from(dtype: Dtype) -> Self {
@@ -77,12 +88,19 @@ impl Source {
         }
     }
 
-    /// Loads `count` layers, several at once.
+    /// Loads `count` layers, several at once. Each loader keeps a copy of the tensors it packs, at
+    /// most `part_values` values at a time.
     pub(crate) fn layers<T: Send>(
-        &self,
+        &mut self,
         count: usize,
+        part_values: usize,
         load: impl Fn(&mut Self, usize) -> Result<T, LoadError> + Sync,
     ) -> Result<Vec<T>, LoadError> {
+        // What was packed before is no longer needed.
+        self.f32s = Vec::new();
+        self.bf16s = Vec::new();
+        let part_bytes = (part_values as u64 * self.store.bytes()).max(1);
+        let loaders = (LOADERS_BYTES_MAX / part_bytes).clamp(1, self.threads as u64) as usize;
         let next = AtomicUsize::new(0);
         let work = || {
             let mut source = Self::over(Arc::clone(&self.values), self.store, 1);
@@ -96,9 +114,7 @@ impl Source {
             }
         };
         let mut layers = std::thread::scope(|scope| {
-            let workers: Vec<_> = (1..self.threads.min(count))
-                .map(|_| scope.spawn(work))
-                .collect();
+            let workers: Vec<_> = (1..loaders.min(count)).map(|_| scope.spawn(work)).collect();
             let mut layers: Vec<(usize, T)> = work()?;
             for worker in workers {
                 let others = worker.join().unwrap_or_else(|panic| resume_unwind(panic))?;
@@ -110,33 +126,40 @@ impl Source {
         Ok(layers.into_iter().map(|(_, layer)| layer).collect())
     }
 
-    /// A linear layer whose rows are those of `parts`, one after the other.
-    pub(crate) fn linear(
+    /// A linear layer whose rows are those of `parts`, one after the other, without biases.
+    pub(crate) fn linear(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
+        self.linear_with(parts, inputs, &[])
+    }
+
+    /// The same with the biases of all parts.
+    pub(crate) fn biased(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
+        let mut biases = Vec::new();
+        for part in parts {
+            self.shift(&format!("{}.bias", part.name), part.outputs, &mut biases)?;
+        }
+        self.linear_with(parts, inputs, &biases)
+    }
+
+    fn linear_with(
         &mut self,
         parts: &[Part],
         inputs: usize,
-        bias: bool,
+        biases: &[f32],
     ) -> Result<Linear, LoadError> {
         let shape = LinearShape {
             outputs: parts.iter().map(|part| part.outputs).sum(),
             inputs,
         };
-        let mut biases = Vec::new();
-        if bias {
-            for part in parts {
-                self.shift(&format!("{}.bias", part.name), part.outputs, &mut biases)?;
-            }
-        }
-        let bias = bias.then_some(biases.as_slice());
-        self.fill(
-            parts
-                .iter()
-                .map(|part| (format!("{}.weight", part.name), part.outputs * inputs)),
-        )?;
-        Ok(match self.store {
+        let bias = (!biases.is_empty()).then_some(biases);
+        let tensors = parts
+            .iter()
+            .map(|part| (format!("{}.weight", part.name), part.outputs * inputs));
+        self.fill(shape.outputs * inputs, tensors)?;
+        let linear = match self.store {
             Store::F32 => Linear::from_f32(shape, &self.f32s, bias),
             Store::Bf16 => Linear::from_bf16(shape, &self.bf16s, bias),
-        })
+        };
+        Ok(linear?)
     }
 
     /// A table of `rows` vectors of `width`.
@@ -146,11 +169,13 @@ impl Source {
         rows: usize,
         width: usize,
     ) -> Result<Embedding, LoadError> {
-        self.fill(std::iter::once((name.to_owned(), rows * width)))?;
-        Ok(match self.store {
+        let values = rows * width;
+        self.fill(values, std::iter::once((name.to_owned(), values)))?;
+        let embedding = match self.store {
             Store::F32 => Embedding::from_f32(width, &self.f32s),
             Store::Bf16 => Embedding::from_bf16(width, &self.bf16s),
-        })
+        };
+        Ok(embedding?)
     }
 
     /// A vector that multiplies, in f32; a dummy's is all ones.
@@ -177,10 +202,23 @@ impl Source {
         Ok(())
     }
 
-    /// Fills the buffer of the store with tensors and the number of values each has.
-    fn fill(&mut self, tensors: impl Iterator<Item = (String, usize)>) -> Result<(), LoadError> {
+    /// Fills the buffer of the store with tensors and the number of values each has, `total`
+    /// together.
+    fn fill(
+        &mut self,
+        total: usize,
+        tensors: impl Iterator<Item = (String, usize)>,
+    ) -> Result<(), LoadError> {
         self.f32s.clear();
         self.bf16s.clear();
+        // Random values come in fours.
+        let room = total.next_multiple_of(4) + 4;
+        let reserved = match self.store {
+            Store::F32 => self.f32s.try_reserve_exact(room),
+            Store::Bf16 => self.bf16s.try_reserve_exact(room),
+        };
+        let bytes = room as u64 * self.store.bytes();
+        reserved.map_err(|_| OutOfMemory { bytes })?;
         for (name, values) in tensors {
             match (&*self.values, self.store) {
                 (Values::Weights(weights), Store::F32) => {
@@ -217,6 +255,8 @@ fn random<T>(name: &str, count: usize, out: &mut Vec<T>, convert: impl Fn(f32) -
     out.truncate(end);
 }
 
+/// 1 GiB: two loaders of a layer of 70B, and as many as there are threads of small ones.
+const LOADERS_BYTES_MAX: u64 = 1 << 30;
 /// 0.02: what most families initialise with; logits of a few units follow.
 const DUMMY_DEVIATION: f32 = 0.02;
 // The 64-bit FNV-1a hash.

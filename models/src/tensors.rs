@@ -102,27 +102,12 @@ pub(crate) fn encoder(spec: &EncoderSpec, prefix: &str) -> Vec<Expected> {
     for layer in 0..spec.layers {
         let at = format!("{prefix}encoder.layer.{layer}.");
         for name in ["query", "key", "value"] {
-            list.linear(
-                &format!("{at}attention.self.{name}"),
-                hidden,
-                hidden,
-                WITH_BIAS,
-            );
+            list.biased(&format!("{at}attention.self.{name}"), hidden, hidden);
         }
-        list.linear(
-            &format!("{at}attention.output.dense"),
-            hidden,
-            hidden,
-            WITH_BIAS,
-        );
+        list.biased(&format!("{at}attention.output.dense"), hidden, hidden);
         list.norm(&format!("{at}attention.output.LayerNorm"), hidden);
-        list.linear(
-            &format!("{at}intermediate.dense"),
-            spec.ffn,
-            hidden,
-            WITH_BIAS,
-        );
-        list.linear(&format!("{at}output.dense"), hidden, spec.ffn, WITH_BIAS);
+        list.biased(&format!("{at}intermediate.dense"), spec.ffn, hidden);
+        list.biased(&format!("{at}output.dense"), hidden, spec.ffn);
         list.norm(&format!("{at}output.LayerNorm"), hidden);
     }
     list.0
@@ -139,7 +124,6 @@ pub(crate) const BERT: &str = "bert.";
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
-const WITH_BIAS: bool = true;
 
 #[derive(Debug, Default)]
 struct List(Vec<Expected>);
@@ -153,10 +137,15 @@ impl List {
     }
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) {
-        self.add(&format!("{name}.weight"), &[outputs, inputs]);
         if bias {
-            self.add(&format!("{name}.bias"), &[outputs]);
+            return self.biased(name, outputs, inputs);
         }
+        self.add(&format!("{name}.weight"), &[outputs, inputs]);
+    }
+
+    fn biased(&mut self, name: &str, outputs: usize, inputs: usize) {
+        self.add(&format!("{name}.weight"), &[outputs, inputs]);
+        self.add(&format!("{name}.bias"), &[outputs]);
     }
 
     fn norm(&mut self, name: &str, width: usize) {

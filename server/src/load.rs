@@ -9,7 +9,7 @@ use engine::encode::EncodeLimits;
 use engine::executor::{Encoder, Executor, ExecutorError};
 use engine::handle::{Completion, Factory};
 use models::files::{FileError, ModelFiles};
-use models::load::{EmbeddingInfo, LoadError, LoadOptions, Loaded, ModelInfo};
+use models::load::{EmbeddingInfo, LoadError, LoadOptions, Loaded, ModelInfo, Threads};
 use serde::Deserialize;
 
 use crate::args::{Dtype, LoadFormat};
@@ -149,8 +149,11 @@ impl StartedEngine {
 pub fn start(config: &Config) -> Result<Started, StartError> {
     let mut served = Vec::new();
     let mut engines = Vec::new();
+    // One set of threads for all models: two at once do not compete for processors.
+    let threads = Threads::new(config.batching.threads);
     for source in &config.models {
-        let (model, engine) = start_model(config, source).map_err(|cause| StartError {
+        let options = options(config, &threads);
+        let (model, engine) = start_model(config, source, options).map_err(|cause| StartError {
             model: source.name.clone(),
             cause,
         })?;
@@ -164,9 +167,12 @@ pub fn start(config: &Config) -> Result<Started, StartError> {
     Ok(Started { registry, engines })
 }
 
-fn start_model(config: &Config, source: &ModelSource) -> Result<(Served, StartedEngine), Cause> {
+fn start_model(
+    config: &Config,
+    source: &ModelSource,
+    options: LoadOptions,
+) -> Result<(Served, StartedEngine), Cause> {
     let files = files(&source.files);
-    let options = options(config);
     let info = models::load::info(&files, &options)?;
     let text = text_tools(config, &files)?;
     let failure = FirstFailure::default();
@@ -336,7 +342,7 @@ fn files(files: &Files) -> ModelFiles {
     }
 }
 
-fn options(config: &Config) -> LoadOptions {
+fn options(config: &Config, threads: &Threads) -> LoadOptions {
     LoadOptions {
         dtype: config.dtype.map(|dtype| match dtype {
             Dtype::F32 => models::load::Dtype::F32,
@@ -355,7 +361,7 @@ fn options(config: &Config) -> LoadOptions {
             .batching
             .step_tokens_max
             .max(config.batching.running_max),
-        threads: config.batching.threads,
+        threads: threads.clone(),
     }
 }
 

@@ -158,7 +158,7 @@ fn load_ours(folder: &Path, dtype: Dtype) -> Box<dyn Executor> {
         context_max: None,
         running_max: 64,
         step_tokens_max: 512,
-        threads: threads(),
+        threads: models::load::Threads::new(threads()),
     };
     match models::load::load(&ModelFiles::Folder(folder.to_owned()), &options)
         .unwrap()

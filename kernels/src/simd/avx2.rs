@@ -27,13 +27,11 @@ pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
 /// Both halves of an operation. A closure or `map` here would not be compiled with the features.
 macro_rules! halves {
     ($op:expr, $($operand:expr),+) => {
-        // SAFETY: see the comment on the implementation below.
+        // SAFETY: an `Avx2` exists only where the machine has AVX2 and FMA.
         unsafe { [$op($($operand[0]),+), $op($($operand[1]),+)] }
     };
 }
 
-// SAFETY of all blocks below: an `Avx2` exists only inside `enter`, whose caller promises that the
-// machine has AVX2 and FMA; pointers are the caller's promise.
 impl Simd for Avx2 {
     type F = [__m256; 2];
     type Bf16 = Bf16Wide;
@@ -41,19 +39,21 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
-        // SAFETY: see above.
+        // SAFETY: an `Avx2` exists only where the machine has AVX2 and FMA.
         unsafe { [_mm256_set1_ps(value); 2] }
     }
 
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> Self::F {
-        // SAFETY: see above.
+        // SAFETY: an `Avx2` exists only where the machine has AVX2 and FMA, and the caller
+        // promises that sixteen values can be read at `from`.
         unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32, value: Self::F) {
-        // SAFETY: see above.
+        // SAFETY: an `Avx2` exists only where the machine has AVX2 and FMA, and the caller
+        // promises that sixteen floats can be written at `to`.
         unsafe {
             _mm256_storeu_ps(to, value[0]);
             _mm256_storeu_ps(to.add(8), value[1]);
@@ -105,7 +105,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn power_of_two(self, n: Self::F) -> Self::F {
-        // SAFETY: see above.
+        // SAFETY: an `Avx2` exists only where the machine has AVX2 and FMA.
         let bias = unsafe { [_mm256_set1_epi32(127); 2] };
         let n = halves!(_mm256_cvtps_epi32, n);
         let biased = halves!(_mm256_add_epi32, n, bias);
@@ -115,7 +115,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn select_negative(self, x: Self::F, negative: Self::F, other: Self::F) -> Self::F {
-        // SAFETY: see above.
+        // SAFETY: an `Avx2` exists only where the machine has AVX2 and FMA.
         let zero = unsafe { [_mm256_setzero_ps(); 2] };
         let below = halves!(_mm256_cmp_ps::<_CMP_LT_OQ>, x, zero);
         halves!(_mm256_blendv_ps, other, negative, below)
@@ -123,7 +123,8 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn widen_pairs(self, from: *const u32) -> (Self::F, Self::F) {
-        // SAFETY: see above.
+        // SAFETY: an `Avx2` exists only where the machine has AVX2 and FMA, and the caller
+        // promises that sixteen values can be read at `from`.
         let (pairs, mask) = unsafe {
             let halves = [from, from.add(8)];
             let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);

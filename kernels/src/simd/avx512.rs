@@ -41,8 +41,8 @@ pub(crate) struct Bf16Dot;
 
 macro_rules! simd_avx512 {
     ($bf16:literal, $format:ty) => {
-        // SAFETY of all blocks below: an `Avx512` exists only inside the entry functions, whose
-        // callers promise that the machine has the features; pointers are the caller's promise.
+        // An `Avx512` exists only inside the entry functions, whose callers promise that the machine
+        // has the features.
         impl Simd for Avx512<$bf16> {
             type F = __m512;
             type Bf16 = $format;
@@ -50,73 +50,75 @@ macro_rules! simd_avx512 {
 
             #[inline(always)]
             fn splat(self, value: f32) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe { _mm512_set1_ps(value) }
             }
 
             #[inline(always)]
             unsafe fn load(self, from: *const f32) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features, and the caller
+                // promises that sixteen values can be read at `from`.
                 unsafe { _mm512_loadu_ps(from) }
             }
 
             #[inline(always)]
             unsafe fn store(self, to: *mut f32, value: Self::F) {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features, and the caller
+                // promises that sixteen floats can be written at `to`.
                 unsafe { _mm512_storeu_ps(to, value) };
             }
 
             #[inline(always)]
             fn add(self, a: Self::F, b: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe { _mm512_add_ps(a, b) }
             }
 
             #[inline(always)]
             fn sub(self, a: Self::F, b: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe { _mm512_sub_ps(a, b) }
             }
 
             #[inline(always)]
             fn mul(self, a: Self::F, b: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe { _mm512_mul_ps(a, b) }
             }
 
             #[inline(always)]
             fn div(self, a: Self::F, b: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe { _mm512_div_ps(a, b) }
             }
 
             #[inline(always)]
             fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe { _mm512_fmadd_ps(a, b, c) }
             }
 
             #[inline(always)]
             fn max(self, a: Self::F, b: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe { _mm512_max_ps(a, b) }
             }
 
             #[inline(always)]
             fn min(self, a: Self::F, b: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe { _mm512_min_ps(a, b) }
             }
 
             #[inline(always)]
             fn round(self, a: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe { _mm512_roundscale_ps::<0>(a) }
             }
 
             #[inline(always)]
             fn power_of_two(self, n: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe {
                     let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
                     _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
@@ -125,7 +127,7 @@ macro_rules! simd_avx512 {
 
             #[inline(always)]
             fn select_negative(self, x: Self::F, negative: Self::F, other: Self::F) -> Self::F {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features.
                 unsafe {
                     let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_setzero_ps());
                     _mm512_mask_blend_ps(below, other, negative)
@@ -134,7 +136,8 @@ macro_rules! simd_avx512 {
 
             #[inline(always)]
             unsafe fn widen_pairs(self, from: *const u32) -> (Self::F, Self::F) {
-                // SAFETY: see above.
+                // SAFETY: an `Avx512` exists only where the machine has the features, and the caller
+                // promises that sixteen values can be read at `from`.
                 unsafe {
                     let pairs = _mm512_loadu_si512(from.cast());
                     let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
@@ -188,7 +191,8 @@ impl Format<Avx512<true>> for Bf16Dot {
 
     #[inline(always)]
     unsafe fn load(_: Avx512<true>, from: *const u32) -> __m512i {
-        // SAFETY: the caller's promise; the features exist because the proof was passed.
+        // SAFETY: the caller promises that sixteen pairs can be read at `from`; the features exist
+        // because the proof was passed.
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
 

@@ -44,7 +44,7 @@ impl<S: Simd> Format<S> for F32Lanes {
                 done += LANES;
             }
             for (i, &value) in chunks.remainder().iter().enumerate() {
-                // SAFETY: as above.
+                // SAFETY: these are the last of the `x.len()` values one apart.
                 unsafe { *to.add(done + i) = value };
             }
             return;
@@ -57,7 +57,7 @@ impl<S: Simd> Format<S> for F32Lanes {
 
     #[inline(always)]
     unsafe fn load(simd: S, from: *const f32) -> S::F {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that sixteen lanes can be read at `from`.
         unsafe { simd.load(from) }
     }
 
@@ -87,7 +87,7 @@ impl<S: Simd> Format<S> for Bf16Wide {
 
     #[inline(always)]
     unsafe fn load(simd: S, from: *const u32) -> (S::F, S::F) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that sixteen lanes can be read at `from`.
         unsafe { simd.widen_pairs(from) }
     }
 

@@ -24,13 +24,15 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> Self::F {
-        // SAFETY: the caller's promise; arrays of floats need no more alignment than floats.
+        // SAFETY: the caller promises that sixteen floats can be read at `from`; an array of them
+        // needs no more alignment.
         unsafe { from.cast::<[f32; LANES]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32, value: Self::F) {
-        // SAFETY: the caller's promise; arrays of floats need no more alignment than floats.
+        // SAFETY: the caller promises that sixteen floats can be written at `to`; an array of them
+        // needs no more alignment.
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(value) };
     }
 
@@ -88,7 +90,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn widen_pairs(self, from: *const u32) -> (Self::F, Self::F) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that sixteen values can be read at `from`.
         let pairs = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
         (
             pairs.map(|pair| f32::from_bits(pair << 16)),

@@ -6,6 +6,7 @@ use kernels::attention::{
 };
 use kernels::kv::{KvCache, KvDtype, KvRows, KvShape};
 use kernels::{Compute, Level, Rows};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::ops::Range;
 
 /// A sequence whose keys and values are known, and the blocks it lies in.
@@ -51,7 +52,7 @@ impl World {
             kv_heads,
             head_dim,
         };
-        let mut cache = KvCache::new(kv, dtype);
+        let mut cache = KvCache::new(kv, dtype).unwrap();
         let width = kv_heads * head_dim;
         let slots: Vec<u32> = (0..(blocks * block_tokens) as u32).collect();
         let stale = vec![f32::NAN; slots.len() * width];
@@ -349,6 +350,61 @@ fn packed_matches_the_definition() {
     });
 }
 
+/// Whatever sequences are packed together, over however many threads: each has the bits it has
+/// alone.
+#[test]
+fn packed_sequences_do_not_know_each_other() {
+    let run = |compute: &mut Compute, shape: &AttentionShape, qkv: &[f32], lengths: &[usize]| {
+        let (width, kv_width) = (
+            shape.heads * shape.head_dim,
+            shape.kv_heads * shape.head_dim,
+        );
+        let stride = width + 2 * kv_width;
+        let mut cu_lengths = vec![0];
+        cu_lengths.extend(lengths.iter().scan(0, |end, length| {
+            *end += *length as u32;
+            Some(*end)
+        }));
+        let packed = Packed {
+            q: Rows::new(qkv, stride, 0, width),
+            k: Rows::new(qkv, stride, width, kv_width),
+            v: Rows::new(qkv, stride, width + kv_width, kv_width),
+            cu_lengths: &cu_lengths,
+        };
+        let mut out = vec![f32::NAN; lengths.iter().sum::<usize>() * width];
+        packed_attention(compute, shape, &packed, &mut out);
+        out
+    };
+    let lengths = proptest::collection::vec(0..90_usize, 1..14);
+    let strategy = (lengths, 1..4_usize, 1..3_usize, 1..40_usize, 1..4_usize);
+    let config = Config {
+        cases: 60,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let outcome = TestRunner::new_with_rng(config, rng).run(
+        &strategy,
+        |(lengths, kv_heads, group, head_dim, threads)| {
+            let shape = shape(group * kv_heads, kv_heads, head_dim);
+            let stride = (group + 2) * kv_heads * head_dim;
+            let qkv = random(70, lengths.iter().sum::<usize>() * stride);
+            let together = run(&mut Compute::new(threads), &shape, &qkv, &lengths);
+            let (mut qkv, mut together) = (qkv.as_slice(), together.as_slice());
+            let mut single = Compute::new(1);
+            for &length in &lengths {
+                let (own, later) = qkv.split_at(length * stride);
+                let (ours, others) = together.split_at(length * group * kv_heads * head_dim);
+                let alone = run(&mut single, &shape, own, &[length]);
+                assert_same_bits(ours, &alone, &format!("{lengths:?}"));
+                (qkv, together) = (later, others);
+            }
+            Ok(())
+        },
+    );
+    outcome.unwrap();
+}
+
 #[test]
 fn cache_sizes_are_counted() {
     let shape = KvShape {
@@ -360,7 +416,7 @@ fn cache_sizes_are_counted() {
     };
     assert_eq!(shape.bytes_per_token(KvDtype::F32), 3 * 2 * 2 * 64 * 4);
     assert_eq!(shape.bytes_per_token(KvDtype::Bf16), 3 * 2 * 2 * 64 * 2);
-    let cache = KvCache::new(shape, KvDtype::Bf16);
+    let cache = KvCache::new(shape, KvDtype::Bf16).unwrap();
     assert_eq!(cache.bytes(), shape.bytes_per_token(KvDtype::Bf16) * 5 * 16);
     assert_eq!((cache.shape(), cache.dtype()), (shape, KvDtype::Bf16));
 }

@@ -31,9 +31,9 @@ fn forward_matches_the_definition() {
             let weight = random(1, outputs * inputs);
             let bias = random(2, outputs);
             let rounded = plain::round(&weight);
-            let f32 = Linear::from_f32(shape, &weight, Some(&bias));
-            let bf16 = Linear::from_bf16(shape, &halves(&weight), Some(&bias));
-            let bare = Linear::from_f32(shape, &weight, None);
+            let f32 = Linear::from_f32(shape, &weight, Some(&bias)).unwrap();
+            let bf16 = Linear::from_bf16(shape, &halves(&weight), Some(&bias)).unwrap();
+            let bare = Linear::from_f32(shape, &weight, None).unwrap();
             for rows in [1, 2, 3, 5, 8, 13, 33] {
                 let what = format!("{:?} {rows} rows of {shape:?}", compute.level());
                 let x = random(3, rows * inputs);
@@ -64,8 +64,8 @@ fn rows_do_not_know_each_other() {
             let weight = random(4, outputs * inputs);
             let x = random(5, 300 * inputs);
             let layers = [
-                Linear::from_f32(shape, &weight, None),
-                Linear::from_bf16(shape, &halves(&weight), None),
+                Linear::from_f32(shape, &weight, None).unwrap(),
+                Linear::from_bf16(shape, &halves(&weight), None).unwrap(),
             ];
             for layer in layers {
                 let mut alone = vec![0.0; 300 * outputs];
@@ -102,8 +102,8 @@ fn an_activation_changes_no_bit_of_its_own() {
             let weight = random(7, outputs * inputs);
             let bias = random(8, outputs);
             for layer in [
-                Linear::from_f32(shape, &weight, Some(&bias)),
-                Linear::from_bf16(shape, &halves(&weight), None),
+                Linear::from_f32(shape, &weight, Some(&bias)).unwrap(),
+                Linear::from_bf16(shape, &halves(&weight), None).unwrap(),
             ] {
                 for rows in [1, 5, 13, 300] {
                     let x = random(9, rows * inputs);
@@ -140,13 +140,19 @@ fn gathered_rows_are_the_weights() {
             inputs: width,
         };
         let mut out = vec![f32::NAN; tokens.len() * width];
-        Linear::from_f32(shape, &table, None).gather(compute, &tokens, &mut out);
+        Linear::from_f32(shape, &table, None)
+            .unwrap()
+            .gather(compute, &tokens, &mut out);
         assert_same_bits(&out, &pick(&table), "linear f32");
-        Linear::from_bf16(shape, &halves(&table), None).gather(compute, &tokens, &mut out);
+        Linear::from_bf16(shape, &halves(&table), None)
+            .unwrap()
+            .gather(compute, &tokens, &mut out);
         assert_same_bits(&out, &pick(&plain::round(&table)), "linear bf16");
-        Embedding::from_f32(width, &table).gather(compute, &tokens, &mut out);
+        Embedding::from_f32(width, &table)
+            .unwrap()
+            .gather(compute, &tokens, &mut out);
         assert_same_bits(&out, &pick(&table), "embedding f32");
-        let embedding = Embedding::from_bf16(width, &halves(&table));
+        let embedding = Embedding::from_bf16(width, &halves(&table)).unwrap();
         embedding.gather_add(compute, &tokens, &mut out);
         let sums: Vec<f32> = pick(&table)
             .iter()

@@ -28,7 +28,7 @@ fn options() -> LoadOptions {
         context_max: None,
         running_max: 4,
         step_tokens_max: 32,
-        threads: 1,
+        threads: Threads::new(1),
     }
 }
 
@@ -157,6 +157,27 @@ fn missing_and_odd_files_are_named() {
         .err()
         .unwrap();
     assert!(matches!(refusal, LoadError::File(_)), "{refusal}");
+}
+
+/// What a file asks for may be absurd: that is an error before anything is reserved, not an abort.
+#[test]
+fn a_network_larger_than_the_memory_is_refused() {
+    let absurd: &[u8] = br#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 1048576,
+        "intermediate_size": 1048576, "max_position_embeddings": 256, "num_attention_heads": 4096,
+        "num_hidden_layers": 4096, "num_key_value_heads": 1, "vocab_size": 16777216}"#;
+    let options = LoadOptions {
+        kv_cache_bytes: 1 << 32,
+        ..options()
+    };
+    let refusal = load(&files(&[(CONFIG, absurd)]), &options).err().unwrap();
+    let message = refusal.to_string();
+    assert!(matches!(refusal, LoadError::Memory(_)), "{message}");
+    assert!(message.contains(" of weights, "), "{message}");
+    let bert: &[u8] = br#"{"architectures": ["BertModel"], "hidden_size": 1048576,
+        "intermediate_size": 1048576, "max_position_embeddings": 512, "num_attention_heads": 4096,
+        "num_hidden_layers": 4096, "vocab_size": 16777216}"#;
+    let refusal = load(&files(&[(CONFIG, bert)]), &options).err().unwrap();
+    assert!(matches!(refusal, LoadError::Memory(_)), "{refusal}");
 }
 
 fn plan(step: u64, id: u64, tokens: &[Token]) -> Plan {

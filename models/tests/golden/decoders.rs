@@ -2,7 +2,8 @@
 
 use engine::executor::Row;
 use engine::sampling::Sampling;
-use models::load::Dtype;
+use models::files::ModelFiles;
+use models::load::{Dtype, LoadFormat, LoadOptions};
 use scheduler::request::Token;
 
 use crate::drive::{Driver, Sequence};
@@ -174,6 +175,78 @@ fn preemption_changes_no_bit() {
         }
         assert_eq!(preempted.bits(), plain.bits());
     });
+}
+
+/// A network of random weights, from its configuration alone, with longer steps than the committed
+/// ones have positions for.
+fn dummy(dtype: Dtype) -> Driver {
+    let config: &[u8] = br#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 32,
+        "intermediate_size": 48, "max_position_embeddings": 1024, "num_attention_heads": 4,
+        "num_hidden_layers": 2, "num_key_value_heads": 2, "vocab_size": 256}"#;
+    let files = ModelFiles::Embedded(Vec::leak(vec![("config.json", config)]));
+    let options = LoadOptions {
+        format: LoadFormat::Dummy,
+        kv_cache_bytes: 32 << 20,
+        running_max: 70,
+        step_tokens_max: 1024,
+        ..options(Some(dtype))
+    };
+    Driver::new(&files, &options)
+}
+
+fn made_up(count: u32, seed: u32) -> Vec<Token> {
+    (0..count)
+        .map(|token| Token((token * 37 + seed * 11) % 256))
+        .collect()
+}
+
+/// The MLP takes long steps in pieces.
+#[test]
+fn long_steps_change_no_bit() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let mut driver = dummy(dtype);
+        let mut generated = |sizes: &[usize]| {
+            let mut sequence = driver.admit(&made_up(700, 3), &greedy());
+            driver.generate(&mut sequence, 3, sizes);
+            sequence.bits()
+        };
+        let plain = generated(&[usize::MAX]);
+        for sizes in [&[513][..], &[100], &[512, 1]] {
+            assert_eq!(generated(sizes), plain, "{dtype:?} {sizes:?}");
+        }
+    }
+}
+
+/// More sequences sample in a step than the head computes at once.
+#[test]
+fn seventy_streams_sample_in_one_step() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let mut driver = dummy(dtype);
+        let sampling = |seed: u32| Sampling {
+            temperature: Some(1.0),
+            seed: u64::from(seed),
+            ..greedy()
+        };
+        let prompt = |seed: u32| made_up(2 + seed % 5, seed);
+        let mut streams: Vec<Sequence> = (0..70)
+            .map(|seed| driver.admit(&prompt(seed), &sampling(seed)))
+            .collect();
+        for _ in 0..2 {
+            let mut work: Vec<_> = streams
+                .iter_mut()
+                .map(|stream| {
+                    let size = stream.next(usize::MAX);
+                    (stream, size)
+                })
+                .collect();
+            driver.step(&mut work);
+        }
+        for (seed, stream) in (0..).zip(&streams) {
+            let mut alone = driver.admit(&prompt(seed), &sampling(seed));
+            driver.generate(&mut alone, 2, &[usize::MAX]);
+            assert_eq!(alone.bits(), stream.bits(), "{dtype:?} {seed}");
+        }
+    }
 }
 
 /// Strangers come and go, decode and are computed in chunks in the same steps.

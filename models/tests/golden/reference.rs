@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use models::files::ModelFiles;
-use models::load::{Dtype, LoadFormat, LoadOptions};
+use models::load::{Dtype, LoadFormat, LoadOptions, Threads};
 use safetensors::SafeTensors;
 use scheduler::request::Token;
 use serde_json::Value;
@@ -25,7 +25,7 @@ pub(crate) fn options(dtype: Option<Dtype>) -> LoadOptions {
         context_max: None,
         running_max: 16,
         step_tokens_max: 256,
-        threads: 2,
+        threads: Threads::new(2),
     }
 }
 
