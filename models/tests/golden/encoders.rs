@@ -1,12 +1,12 @@
 //! BERT against transformers: each way of pooling, alone and packed with others.
 
 use engine::executor::{EncodeInput, Encoder, Pooling};
-use models::load::{Loaded, load};
+use models::load::{Dtype, Loaded, load};
 
 use crate::reference::{Input, files, inputs, options};
 
-fn encoder() -> Box<dyn Encoder> {
-    match load(&files("bert"), &options(None)).unwrap().0 {
+fn encoder(dtype: Option<Dtype>) -> Box<dyn Encoder> {
+    match load(&files("bert"), &options(dtype)).unwrap().0 {
         Loaded::Encoder(encoder) => encoder,
         Loaded::Decoder(_) => panic!("a decoder"),
     }
@@ -35,7 +35,7 @@ fn largest_difference(got: &[f32], want: &[f32]) -> f32 {
 
 #[test]
 fn vectors_match_transformers() {
-    let mut encoder = encoder();
+    let mut encoder = encoder(None);
     let width = encoder.width() as usize;
     for pooling in [Pooling::Cls, Pooling::Mean, Pooling::LastToken] {
         let inputs = inputs("bert");
@@ -60,5 +60,38 @@ fn vectors_match_transformers() {
             encoder.encode(&batch[index..=index], &mut alone).unwrap();
             assert_eq!(alone, vector, "alone and packed give the same bits");
         }
+    }
+}
+
+/// The second half of each input is of the second type.
+#[test]
+fn token_types_match_transformers() {
+    let mut encoder = encoder(None);
+    for one in inputs("bert") {
+        let tokens = one.tokens.len();
+        let typed = EncodeInput {
+            segments: (0..tokens).map(|i| u8::from(i >= tokens / 2)).collect(),
+            ..input(&one, Pooling::Mean)
+        };
+        let mut vector = Vec::new();
+        encoder.encode(&[typed], &mut vector).unwrap();
+        let difference = largest_difference(&unit(&vector), &one.typed);
+        println!("{tokens} tokens: {difference:.1e}");
+        assert!(difference < 1e-4, "{tokens} tokens: {difference}");
+    }
+}
+
+/// Tolerance: 0.02 on vectors of length one, whose elements have a deviation of 0.14.
+#[test]
+fn vectors_match_transformers_in_bf16() {
+    let mut encoder = encoder(Some(Dtype::Bf16));
+    for one in inputs("bert") {
+        let mut vector = Vec::new();
+        encoder
+            .encode(&[input(&one, Pooling::Mean)], &mut vector)
+            .unwrap();
+        let difference = largest_difference(&unit(&vector), &one.mean);
+        println!("{} tokens: {difference:.1e}", one.tokens.len());
+        assert!((1e-6..0.02).contains(&difference), "{difference}");
     }
 }

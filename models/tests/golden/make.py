@@ -270,6 +270,9 @@ def make_encoder(case="bert", lengths=(6, 21, 50), seed=11):
         tensors[f"hidden.{i}"] = hidden.contiguous()
         tensors[f"mean.{i}"] = unit(hidden.mean(0))
         tensors[f"cls.{i}"] = unit(hidden[0])
+        types = (torch.arange(len(x)) >= len(x) // 2).long()
+        typed = model(input_ids=x[None], token_type_ids=types[None]).last_hidden_state[0]
+        tensors[f"typed.{i}"] = unit(typed.mean(0))
     if worst > 1e-5:
         raise SystemExit(f"padded and single runs disagree by {worst}")
     save_file(tensors, folder / "golden.safetensors")

@@ -68,6 +68,8 @@ pub(crate) struct Input {
     pub(crate) cls: Vec<f32>,
     pub(crate) mean: Vec<f32>,
     pub(crate) last: Vec<f32>,
+    /// The mean with token type 1 from the middle on.
+    pub(crate) typed: Vec<f32>,
 }
 
 /// The inputs of an encoder's case.
@@ -83,6 +85,7 @@ pub(crate) fn inputs(case: &str) -> Vec<Input> {
         Input {
             tokens: numbers(tokens).map(Token).collect(),
             mean: tensor(format!("mean.{index}")),
+            typed: tensor(format!("typed.{index}")),
             last: hidden[hidden.len() - cls.len()..].to_vec(),
             cls,
         }
