@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::{Args as _, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// What the user typed.
 #[derive(Debug, Parser)]
-#[command(name = "paternoster", version, about, max_term_width = 100)]
+#[command(name = "paternoster", version, max_term_width = 100)]
 #[command(about = "Serves language models and embedding models over gRPC.")]
 pub struct Args {
     /// What to do.
@@ -72,15 +72,10 @@ pub struct ServeArgs {
     )]
     pub max_total_tokens: Option<u32>,
     /// Tokens computed in one step, all sequences together. Longer prompts take several steps.
-    #[arg(
-        long,
-        env,
-        hide_env_values = true,
-        value_name = "TOKENS",
-        default_value_t = 512
-    )]
+    /// At least --max-batch-size; default: 512, or --max-batch-size if that is more.
+    #[arg(long, env, hide_env_values = true, value_name = "TOKENS")]
     #[arg(help_heading = "Batching", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub max_batch_prefill_tokens: u32,
+    pub max_batch_prefill_tokens: Option<u32>,
     /// Sequences that run at once in one model.
     #[arg(
         long,
@@ -101,7 +96,8 @@ pub struct ServeArgs {
         help_heading = "Batching"
     )]
     pub max_waiting_requests: Option<u32>,
-    /// Tokens of one batch of an embedding model.
+    /// Tokens of one batch of an embedding model. A model that takes longer inputs has batches of one
+    /// such input.
     #[arg(
         long,
         env,
@@ -210,6 +206,26 @@ pub struct ServeArgs {
     )]
     #[arg(help_heading = "Server", value_parser = parse_time)]
     pub stream_stall_timeout: Duration,
+    /// The time one step of a model may take without progress before its engine is restarted.
+    #[arg(
+        long,
+        env,
+        hide_env_values = true,
+        value_name = "TIME",
+        default_value = "30s"
+    )]
+    #[arg(help_heading = "Server", value_parser = parse_time)]
+    pub step_timeout: Duration,
+    /// The time a model may take to load before its engine is given up.
+    #[arg(
+        long,
+        env,
+        hide_env_values = true,
+        value_name = "TIME",
+        default_value = "10m"
+    )]
+    #[arg(help_heading = "Server", value_parser = parse_time)]
+    pub start_timeout: Duration,
     /// The time running requests have after SIGTERM.
     #[arg(
         long,
@@ -220,6 +236,16 @@ pub struct ServeArgs {
     )]
     #[arg(help_heading = "Server", value_parser = parse_time)]
     pub drain_timeout: Duration,
+    /// Under which foreign names /metrics repeats its series.
+    #[arg(
+        long,
+        env,
+        hide_env_values = true,
+        value_name = "NAMES",
+        default_value = "vllm",
+        help_heading = "Server"
+    )]
+    pub metrics_compat: MetricsCompat,
     /// Write logs as JSON. RUST_LOG sets what is logged; default: info.
     #[arg(long, env, hide_env_values = true, help_heading = "Server")]
     pub json_output: bool,
@@ -228,15 +254,35 @@ pub struct ServeArgs {
 /// Whom to ask.
 #[derive(Clone, Debug, clap::Args)]
 pub struct HealthArgs {
-    /// The server's address.
-    #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
-    pub addr: String,
+    /// The server's address; default: --port of this machine.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub addr: Option<String>,
+    /// The port of a server on this machine.
+    #[arg(short, long, env, hide_env_values = true, default_value_t = 50_051)]
+    pub port: u16,
     /// The service to ask about; default: the whole server.
     #[arg(long, default_value = "")]
     pub service: String,
     /// The time the server has to answer.
     #[arg(long, default_value = "1s", value_name = "TIME", value_parser = parse_time)]
     pub timeout: Duration,
+}
+
+impl HealthArgs {
+    /// Where the server is.
+    pub fn address(&self) -> String {
+        let here = || format!("127.0.0.1:{}", self.port);
+        self.addr.clone().unwrap_or_else(here)
+    }
+}
+
+/// Foreign names of series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MetricsCompat {
+    /// Those of vLLM, which routers and dashboards read.
+    Vllm,
+    /// None.
+    None,
 }
 
 /// What to compute in.
@@ -313,15 +359,6 @@ fn number_and_unit(text: &str) -> Result<(u64, &str), String> {
     Ok((number, unit.trim()))
 }
 
-/// The flags of `serve` as the help shows them, for the documentation's test.
-pub fn serve_flags() -> Vec<String> {
-    let command = ServeArgs::augment_args(clap::Command::new("serve"));
-    command
-        .get_arguments()
-        .filter_map(|arg| arg.get_long().map(str::to_owned))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,6 +370,23 @@ mod tests {
         insta::assert_snapshot!("serve_help", serve.render_long_help());
         let health = command.find_subcommand_mut("health").unwrap();
         insta::assert_snapshot!("health_help", health.render_long_help());
+    }
+
+    #[test]
+    fn a_probe_asks_the_port_of_its_environment() {
+        let command = <Args as clap::CommandFactory>::command();
+        let health = command.find_subcommand("health").unwrap();
+        let port = health.get_arguments().find(|arg| arg.get_id() == "port");
+        assert_eq!(port.unwrap().get_env(), Some("PORT".as_ref()));
+        let address = |flags: &[&str]| {
+            let typed = ["paternoster", "health"].iter().chain(flags);
+            match Args::try_parse_from(typed).unwrap().command {
+                Command::Health(args) => args.address(),
+                Command::Serve(_) => panic!("not health"),
+            }
+        };
+        assert_eq!(address(&["--port", "8080"]), "127.0.0.1:8080");
+        assert_eq!(address(&["--port", "8080", "--addr", "a:1"]), "a:1");
     }
 
     #[test]

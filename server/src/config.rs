@@ -1,9 +1,12 @@
 //! The configuration: `Args` as typed become `Config` as resolved. The only conversion between the
 //! two.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::args::{Dtype, LoadFormat, ServeArgs};
+use engine::config::Timeouts;
+
+use crate::args::{Dtype, LoadFormat, MetricsCompat, ServeArgs};
 use crate::limits::Limits;
 use crate::registry::is_name;
 
@@ -24,6 +27,10 @@ pub struct Config {
     pub port: u16,
     /// The bounds of the edge.
     pub limits: Limits,
+    /// How long models may take.
+    pub timeouts: Timeouts,
+    /// Under which foreign names `/metrics` repeats its series.
+    pub metrics_compat: MetricsCompat,
     /// How logs are written.
     pub log_format: LogFormat,
 }
@@ -131,45 +138,40 @@ impl Config {
     /// Resolves what was typed.
     pub fn resolve(args: ServeArgs, machine: Machine) -> Result<Self, ConfigError> {
         let models = models(&args)?;
-        let positive = |flag, value: u64| match value {
-            0 => Err(ConfigError {
-                flag,
-                message: "must be at least 1".to_owned(),
-            }),
-            value => Ok(usize::try_from(value).unwrap_or(usize::MAX)),
-        };
         let threads = args.threads.unwrap_or(machine.cores) as u64;
         let workers = args.tokenization_workers.unwrap_or(machine.cores) as u64;
+        let running_max = args.max_batch_size;
+        let waiting_max = args.max_waiting_requests.unwrap_or(4 * running_max);
+        positive("max-waiting-requests", waiting_max.into())?;
+        let kv_cache_bytes = args
+            .kv_cache_size
+            .unwrap_or_else(|| machine.kv_cache_bytes());
+        positive("kv-cache-size", kv_cache_bytes)?;
+        if let Some(context_max) = args.max_total_tokens {
+            positive("max-total-tokens", context_max.into())?;
+        }
         Ok(Self {
             models,
             dtype: args.dtype,
             load_format: args.load_format,
             batching: Batching {
                 context_max: args.max_total_tokens,
-                step_tokens_max: args.max_batch_prefill_tokens,
-                running_max: args.max_batch_size,
-                waiting_max: args.max_waiting_requests.unwrap_or(4 * args.max_batch_size),
+                step_tokens_max: step_tokens_max(&args)?,
+                running_max,
+                waiting_max,
                 encode_tokens_max: args.max_batch_tokens,
-                kv_cache_bytes: args
-                    .kv_cache_size
-                    .unwrap_or_else(|| machine.kv_cache_bytes()),
+                kv_cache_bytes,
                 threads: positive("threads", threads)?,
                 tokenization_workers: positive("tokenization-workers", workers)?,
             },
+            limits: limits(&args)?,
             hostname: args.hostname,
             port: args.port,
-            limits: Limits {
-                input_bytes_max: positive("max-input-bytes", args.max_input_bytes)?,
-                message_bytes_max: positive("max-message-bytes", args.max_message_bytes)?,
-                calls_max: args
-                    .max_concurrent_requests
-                    .min(tokio::sync::Semaphore::MAX_PERMITS),
-                connections_max: args.max_connections,
-                request_timeout_max: args.request_timeout_max,
-                stream_stall_timeout: args.stream_stall_timeout,
-                drain_timeout: args.drain_timeout,
-                ..Limits::default()
+            timeouts: Timeouts {
+                step: lasting("step-timeout", args.step_timeout)?,
+                start: lasting("start-timeout", args.start_timeout)?,
             },
+            metrics_compat: args.metrics_compat,
             log_format: if args.json_output {
                 LogFormat::Json
             } else {
@@ -178,6 +180,60 @@ impl Config {
         })
     }
 }
+
+fn limits(args: &ServeArgs) -> Result<Limits, ConfigError> {
+    let calls_max = positive(
+        "max-concurrent-requests",
+        args.max_concurrent_requests as u64,
+    )?;
+    Ok(Limits {
+        input_bytes_max: positive("max-input-bytes", args.max_input_bytes)?,
+        message_bytes_max: positive("max-message-bytes", args.max_message_bytes)?,
+        calls_max: calls_max.min(tokio::sync::Semaphore::MAX_PERMITS),
+        connections_max: positive("max-connections", args.max_connections as u64)?,
+        request_timeout_max: lasting("request-timeout-max", args.request_timeout_max)?,
+        stream_stall_timeout: lasting("stream-stall-timeout", args.stream_stall_timeout)?,
+        // No time at all is a choice too: whatever runs is aborted at once.
+        drain_timeout: args.drain_timeout,
+        ..Limits::default()
+    })
+}
+
+fn positive(flag: &'static str, value: u64) -> Result<usize, ConfigError> {
+    match usize::try_from(value) {
+        Ok(0) => Err(ConfigError {
+            flag,
+            message: "must be at least 1".to_owned(),
+        }),
+        Ok(value) => Ok(value),
+        Err(_) => Ok(usize::MAX),
+    }
+}
+
+fn lasting(flag: &'static str, time: Duration) -> Result<Duration, ConfigError> {
+    if time.is_zero() {
+        let message = "must be at least 1ms".to_owned();
+        return Err(ConfigError { flag, message });
+    }
+    Ok(time)
+}
+
+/// Each sequence that runs may take a token in every step.
+fn step_tokens_max(args: &ServeArgs) -> Result<u32, ConfigError> {
+    let running_max = args.max_batch_size;
+    match args.max_batch_prefill_tokens {
+        None => Ok(running_max.max(STEP_TOKENS)),
+        Some(tokens) if tokens >= running_max => Ok(tokens),
+        Some(_) => Err(ConfigError {
+            flag: "max-batch-prefill-tokens",
+            message: format!("must be at least --max-batch-size, {running_max}"),
+        }),
+    }
+}
+
+/// Positions of one step: enough to keep a CPU's matrix kernels busy, few enough for steady gaps
+/// between tokens.
+const STEP_TOKENS: u32 = 512;
 
 fn models(args: &ServeArgs) -> Result<Vec<ModelSource>, ConfigError> {
     if args.model_id.is_empty() {
@@ -232,6 +288,8 @@ fn model(id: &str, served_name: Option<&String>) -> Result<ModelSource, ConfigEr
         message,
     };
     let (given, folder) = match id.split_once('=') {
+        // A folder may have such a name itself.
+        _ if Path::new(id).is_dir() => (None, id),
         Some((name, folder)) if is_name(name) => (Some(name.to_owned()), folder),
         _ => (None, id),
     };
@@ -290,6 +348,7 @@ mod tests {
         assert_eq!(config.batching.kv_cache_bytes, 1 << 29);
         assert_eq!(config.batching.waiting_max, 256);
         assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.timeouts, Timeouts::default());
     }
 
     #[cfg(feature = "demo")]
@@ -326,6 +385,71 @@ mod tests {
         assert_eq!(
             names(&["--model-id", path, "--served-model-name", "org/x"]),
             ["org/x"]
+        );
+    }
+
+    #[test]
+    fn a_folder_with_an_equals_sign_is_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lr=1e-4").join("m");
+        std::fs::create_dir_all(&path).unwrap();
+        let path = path.to_str().unwrap();
+        let models = config(&["--model-id", path]).unwrap().models;
+        assert_eq!(models[0].name, "m");
+        assert_eq!(models[0].files, Files::Folder(path.into()));
+        let models = config(&["--model-id", &format!("a={path}")])
+            .unwrap()
+            .models;
+        assert_eq!(
+            (models[0].name.as_str(), &models[0].files),
+            ("a", &Files::Folder(path.into()))
+        );
+    }
+
+    #[test]
+    fn nothing_may_be_bounded_by_zero() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        let message = |flag: &str, value: &str| {
+            let flags = ["--model-id", here, flag, value];
+            config(&flags).unwrap_err().to_string()
+        };
+        for flag in [
+            "--max-waiting-requests",
+            "--max-concurrent-requests",
+            "--max-connections",
+            "--max-input-bytes",
+            "--max-message-bytes",
+            "--max-total-tokens",
+            "--kv-cache-size",
+            "--threads",
+            "--tokenization-workers",
+        ] {
+            assert_eq!(message(flag, "0"), format!("{flag}: must be at least 1"));
+        }
+        for flag in [
+            "--stream-stall-timeout",
+            "--request-timeout-max",
+            "--step-timeout",
+            "--start-timeout",
+        ] {
+            assert_eq!(message(flag, "0s"), format!("{flag}: must be at least 1ms"));
+        }
+    }
+
+    #[test]
+    fn a_step_has_room_for_every_running_sequence() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        let tokens = |flags: &[&str]| {
+            let typed: Vec<&str> = ["--model-id", here].iter().chain(flags).copied().collect();
+            config(&typed).map(|config| config.batching.step_tokens_max)
+        };
+        assert_eq!(tokens(&[]), Ok(512));
+        assert_eq!(tokens(&["--max-batch-size", "900"]), Ok(900));
+        assert_eq!(tokens(&["--max-batch-prefill-tokens", "64"]), Ok(64));
+        let error = tokens(&["--max-batch-prefill-tokens", "63"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--max-batch-prefill-tokens: must be at least --max-batch-size, 64"
         );
     }
 

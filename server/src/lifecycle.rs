@@ -1,5 +1,6 @@
 //! How the process comes to its end: what has been asked, what is refused, what still runs.
 
+use futures_util::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -19,6 +20,19 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
+    /// The first signal asks for a drain, the second one ends what still runs, whoever asked for
+    /// the drain. Run as a task of its own, from before anything that takes time.
+    pub async fn follow(self, signals: impl Stream<Item = ()>) {
+        let mut signals = std::pin::pin!(signals);
+        if signals.next().await.is_some() {
+            tracing::info!("a signal asks for a drain; another one ends it");
+            self.drain_asked.cancel();
+        }
+        if signals.next().await.is_some() {
+            self.abort.cancel();
+        }
+    }
+
     /// Counts one call as work until the token is dropped.
     pub(crate) fn work(&self) -> TaskTrackerToken {
         self.work.token()
@@ -33,5 +47,32 @@ impl Lifecycle {
     pub(crate) async fn idle(&self) {
         self.work.close();
         self.work.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_second_signal_aborts_whoever_asked_for_the_drain() {
+        let asked = |lifecycle: &Lifecycle| {
+            let tokens = [&lifecycle.drain_asked, &lifecycle.abort];
+            tokens.map(CancellationToken::is_cancelled)
+        };
+        for by_call in [false, true] {
+            let one = Lifecycle::default();
+            let two = Lifecycle::default();
+            if by_call {
+                one.drain_asked.cancel();
+                two.drain_asked.cancel();
+            }
+            one.clone().follow(stream::iter([()])).await;
+            assert_eq!(asked(&one), [true, false]);
+            two.clone().follow(stream::iter([(), ()])).await;
+            assert_eq!(asked(&two), [true, true]);
+        }
     }
 }

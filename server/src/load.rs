@@ -21,7 +21,7 @@ use crate::text::tokenizer::{PoolLimits, TokenizerLoadError, TokenizerPool};
 
 /// Tokens of one KV block; see `docs/adr`.
 const BLOCK_TOKENS: u32 = 16;
-/// How often one sequence may be preempted before it ends with ABORTED.
+/// How often one sequence is preempted while there is another to preempt instead.
 const PREEMPTIONS_MAX: u32 = 64;
 /// Bytes of texts that may be with the tokenizer.
 const TOKENIZE_WAITING_BYTES_MAX: usize = 64 << 20;
@@ -57,11 +57,9 @@ pub enum Cause {
     /// Its sentence-transformers configuration.
     #[error("config_sentence_transformers.json: {0}")]
     Prompts(serde_json::Error),
-    /// The demo models are not in this binary.
-    #[cfg(not(feature = "demo"))]
-    #[error("the demo models are not part of this binary; give --model-id")]
-    #[cfg(not(feature = "demo"))]
-    NoDemo,
+    /// Its default prompt is none of its prompts.
+    #[error("config_sentence_transformers.json: default_prompt_name {0:?} is none of its prompts")]
+    DefaultPrompt(String),
     /// Its name.
     #[error(transparent)]
     Name(#[from] DuplicateName),
@@ -175,6 +173,16 @@ fn start_model(
     let files = files(&source.files);
     let info = models::load::info(&files, &options)?;
     let text = text_tools(config, &files)?;
+    let (tokens, vocab) = (text.pool.tokenizer().vocab_size(), info.vocab);
+    if tokens > vocab as usize {
+        // Some families are published so; requests that use such a token are refused one by one.
+        tracing::warn!(
+            model = source.name,
+            tokens,
+            vocab,
+            "the tokenizer knows more tokens than the model"
+        );
+    }
     let failure = FirstFailure::default();
     let loader = Loader {
         files: files.clone(),
@@ -211,10 +219,7 @@ struct Named<'a> {
 fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, Completion) {
     let Named { name, info, text } = model;
     let limits = engine::limits::Limits {
-        step_tokens_max: config
-            .batching
-            .step_tokens_max
-            .max(config.batching.running_max),
+        step_tokens_max: config.batching.step_tokens_max,
         running_max: config.batching.running_max,
         waiting_max: config.batching.waiting_max,
         sequence_tokens_max: info.context_max,
@@ -228,6 +233,7 @@ fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, 
         numerics: dtype_name(info.dtype).to_owned(),
     };
     engine.stall_timeout = config.limits.stream_stall_timeout;
+    engine.timeouts = config.timeouts;
     let (handle, completion) = engine::start(loader.decoder(), engine);
     let decoder = registry::Decoder {
         name: name.to_owned(),
@@ -247,6 +253,7 @@ fn start_encoder(
 ) -> Result<(Served, Completion), Cause> {
     let Named { name, info, text } = model;
     let limits = EncodeLimits {
+        // As --max-batch-tokens says.
         batch_tokens_max: config
             .batching
             .encode_tokens_max
@@ -256,8 +263,9 @@ fn start_encoder(
         input_tokens_max: embedding.input_tokens_max,
     };
     let prompts = Prompts::read(&loader.files)?;
-    let (handle, completion) =
-        engine::start_encoder(loader.encoder(), EncodeConfig::new(name, limits));
+    let mut engine = EncodeConfig::new(name, limits);
+    engine.timeouts = config.timeouts;
+    let (handle, completion) = engine::start_encoder(loader.encoder(), engine);
     let encoder = registry::Encoder {
         name: name.to_owned(),
         facts: Facts {
@@ -357,10 +365,7 @@ fn options(config: &Config, threads: &Threads) -> LoadOptions {
         block_tokens: BLOCK_TOKENS,
         context_max: config.batching.context_max,
         running_max: config.batching.running_max,
-        step_tokens_max: config
-            .batching
-            .step_tokens_max
-            .max(config.batching.running_max),
+        step_tokens_max: config.batching.step_tokens_max,
         threads: threads.clone(),
     }
 }
@@ -423,8 +428,18 @@ struct Prompts {
 impl Prompts {
     fn read(files: &ModelFiles) -> Result<Self, Cause> {
         match files.read_optional("config_sentence_transformers.json")? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(Cause::Prompts),
+            Some(bytes) => Self::parse(&bytes),
             None => Ok(Self::default()),
+        }
+    }
+
+    fn parse(json: &[u8]) -> Result<Self, Cause> {
+        let prompts: Self = serde_json::from_slice(json).map_err(Cause::Prompts)?;
+        match &prompts.default_prompt_name {
+            Some(name) if !prompts.prompts.contains_key(name) => {
+                Err(Cause::DefaultPrompt(name.clone()))
+            }
+            _ => Ok(prompts),
         }
     }
 }
@@ -460,6 +475,18 @@ mod tests {
             Cause::File(FileError::Unreadable("x".to_owned(), denied)).exit_code(),
             74
         );
+    }
+
+    #[test]
+    fn a_default_prompt_is_one_of_the_prompts() {
+        let parse = |json: &str| Prompts::parse(json.as_bytes());
+        let known = r#"{"prompts": {"query": "q: "}, "default_prompt_name": "query"}"#;
+        let prompts = parse(known).unwrap();
+        assert_eq!(prompts.default_prompt_name.as_deref(), Some("query"));
+        assert!(parse(r#"{"prompts": {}, "default_prompt_name": null}"#).is_ok());
+        let error = parse(r#"{"prompts": {}, "default_prompt_name": "query"}"#).unwrap_err();
+        assert!(matches!(&error, Cause::DefaultPrompt(name) if name == "query"));
+        assert_eq!(error.exit_code(), 78);
     }
 
     #[test]

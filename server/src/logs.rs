@@ -25,7 +25,8 @@ pub struct Logs {
 /// A thread of its own writes: whoever reads the logs too slowly, or not at all, loses lines and
 /// stops no request.
 pub fn install(format: LogFormat) -> Logs {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let (filter, mistake) = filter(&asked);
     let (writer, guard) = NonBlockingBuilder::default()
         .thread_name("logs")
         .buffered_lines_limit(LINES_MAX)
@@ -41,6 +42,9 @@ pub fn install(format: LogFormat) -> Logs {
             .with_target(false)
             .try_init(),
     };
+    if let Some(mistake) = mistake {
+        tracing::warn!(mistake, "RUST_LOG is not understood; logging at info");
+    }
     std::panic::set_hook(Box::new(|panic| {
         let place = panic
             .location()
@@ -51,6 +55,17 @@ pub fn install(format: LogFormat) -> Logs {
         tracing::error!(place, %backtrace, "panic");
     }));
     Logs { _writer: guard }
+}
+
+/// What to log, and what is wrong with how it was asked for.
+fn filter(asked: &str) -> (EnvFilter, Option<String>) {
+    if asked.is_empty() {
+        return (EnvFilter::new("info"), None);
+    }
+    match EnvFilter::try_new(asked) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error.to_string())),
+    }
 }
 
 /// Says that a server listens and is about to load its models.
@@ -119,7 +134,18 @@ fn count(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::count;
+    use super::{count, filter};
+
+    #[test]
+    fn a_mistake_in_the_filter_is_said() {
+        for (asked, logged) in [("", "info"), ("warn,server=debug", "server=debug,warn")] {
+            let (filter, mistake) = filter(asked);
+            assert_eq!((filter.to_string().as_str(), mistake), (logged, None));
+        }
+        let (filter, mistake) = filter("info,server=loud");
+        assert_eq!(filter.to_string(), "info");
+        assert!(mistake.is_some());
+    }
 
     #[test]
     fn numbers_have_their_magnitude() {

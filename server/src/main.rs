@@ -1,5 +1,6 @@
 //! The binary `paternoster`: the table of contents of a server's life.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,13 +8,15 @@ use std::sync::Arc;
 use clap::Parser as _;
 use engine::clock::{Clock as _, SystemClock};
 use futures_util::future::select_all;
+use futures_util::stream::{self, Stream};
 use server::app::App;
 use server::args::{Args, Command, HealthArgs, ServeArgs};
 use server::config::{Config, Machine};
+use server::lifecycle::Lifecycle;
 use server::load::{self, EngineFailure, StartedEngine};
 use server::{logs, metrics, probe, serve};
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -42,7 +45,12 @@ fn main() -> ExitCode {
             return ExitCode::from(exit_code);
         }
     };
-    let runtime = match Runtime::new() {
+    let machine = Machine::detect();
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(edge_threads(machine))
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             return fail(&Failure {
@@ -52,11 +60,17 @@ fn main() -> ExitCode {
         }
     };
     let done = match args.command {
-        Command::Serve(args) => runtime.block_on(run(*args)),
+        Command::Serve(args) => runtime.block_on(run(*args, machine)),
         Command::Health(args) => runtime.block_on(health(&args)),
     };
     runtime.shutdown_background();
     done.map_or_else(|failure| fail(&failure), |()| ExitCode::SUCCESS)
+}
+
+/// Threads of the edge: half the cores, 2 to 4. It only moves bytes and small texts; the cores are
+/// for --threads, which compute.
+fn edge_threads(machine: Machine) -> usize {
+    (machine.cores / 2).clamp(2, 4)
 }
 
 #[expect(
@@ -75,35 +89,37 @@ async fn health(args: &HealthArgs) -> Result<(), Failure> {
     }
 }
 
-async fn run(args: ServeArgs) -> Result<(), Failure> {
+async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure> {
     let clock = SystemClock::default();
-    let config = Config::resolve(args, Machine::detect()).map_err(|error| Failure {
+    let config = Config::resolve(args, machine).map_err(|error| Failure {
         message: error.to_string(),
         exit_code: EXIT_CONFIG,
     })?;
     let _logs = logs::install(config.log_format);
-    let recorder = metrics::install();
-    let listener = TcpListener::bind((config.hostname.as_str(), config.port)).await;
-    let (listener, address) = listener
-        .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
-        .map_err(|error| {
-            let message = format!(
-                "--hostname {} --port {}: {error}",
-                config.hostname, config.port
-            );
-            Failure {
-                message,
-                exit_code: EXIT_ADDRESS,
-            }
-        })?;
+    let lifecycle = Lifecycle::default();
+    tokio::spawn(lifecycle.clone().follow(signals()));
+    let recorder = metrics::install(config.metrics_compat);
+    let (listener, address) = listen(&config).await?;
     logs::loading(address, config.models.len());
-    let started = load::start(&config).map_err(|error| Failure {
+    let limits = config.limits.clone();
+    let format = config.log_format;
+    let started = tokio::select! {
+        started = tokio::task::spawn_blocking(move || load::start(&config)) => started,
+        // Nobody was served yet, so nobody is waited for.
+        () = lifecycle.drain_asked.cancelled() => return Ok(()),
+    };
+    let started = started.map_err(|error| Failure {
+        message: error.to_string(),
+        exit_code: EXIT_OS,
+    })?;
+    let started = started.map_err(|error| Failure {
         message: error.to_string(),
         exit_code: error.cause.exit_code(),
     })?;
-    let app = Arc::new(App::new(started.registry, config.limits.clone(), recorder));
+    let mut app = App::new(started.registry, limits, recorder);
+    app.lifecycle = lifecycle;
+    let app = Arc::new(app);
     let announced = Arc::clone(&app);
-    let format = config.log_format;
     let ready = tokio::spawn(async move {
         let mut readiness = announced.readiness.subscribe();
         if readiness
@@ -115,7 +131,11 @@ async fn run(args: ServeArgs) -> Result<(), Failure> {
         }
     });
     let mut engines = tokio::spawn(wait_all(started.engines));
-    let mut serving = pin!(serve::serve(listener, Arc::clone(&app), signals(&app)));
+    let mut serving = pin!(serve::serve(
+        listener,
+        Arc::clone(&app),
+        std::future::pending()
+    ));
     let os = |error: std::io::Error| Failure {
         message: error.to_string(),
         exit_code: EXIT_OS,
@@ -131,6 +151,20 @@ async fn run(args: ServeArgs) -> Result<(), Failure> {
             Err(failure(failed))
         }
     }
+}
+
+/// Takes the address before anything is loaded, so that a taken one is said at once.
+async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), Failure> {
+    let listener = TcpListener::bind((config.hostname.as_str(), config.port)).await;
+    listener
+        .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
+        .map_err(|error| Failure {
+            message: format!(
+                "--hostname {} --port {}: {error}",
+                config.hostname, config.port
+            ),
+            exit_code: EXIT_ADDRESS,
+        })
 }
 
 /// Returns with the first engine that fails; engines that end well are left out.
@@ -162,25 +196,24 @@ fn failure(failed: Result<EngineFailure, tokio::task::JoinError>) -> Failure {
     }
 }
 
-/// Returns with the first SIGTERM or SIGINT; the second one aborts what still runs.
-async fn signals(app: &Arc<App>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
+/// An item for each SIGTERM and SIGINT.
+fn signals() -> impl Stream<Item = ()> {
+    let heard = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
-    ) else {
+    );
+    let heard = if let (Ok(terminate), Ok(interrupt)) = heard {
+        Some((terminate, interrupt))
+    } else {
         tracing::warn!("signals cannot be heard; only Control.Drain ends this server");
-        return std::future::pending().await;
+        None
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    let app = Arc::clone(app);
-    tokio::spawn(async move {
+    stream::unfold(heard, async |heard| {
+        let (mut terminate, mut interrupt) = heard?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        app.lifecycle.abort.cancel();
-    });
+        Some(((), Some((terminate, interrupt))))
+    })
 }

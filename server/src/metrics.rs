@@ -4,8 +4,15 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use engine::metrics::{HISTOGRAMS, Kind, Metric};
-use metrics::{counter, gauge, histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, counter,
+    gauge, histogram,
+};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+use crate::args::MetricsCompat;
 
 /// Calls by method and code.
 pub(crate) const REQUESTS: &str = "paternoster_requests_total";
@@ -13,6 +20,10 @@ pub(crate) const REQUESTS: &str = "paternoster_requests_total";
 pub(crate) const CALL_ERRORS: &str = "paternoster_call_errors_total";
 /// The time of turning text into tokens.
 pub(crate) const TOKENIZE_SECONDS: &str = "paternoster_tokenize_seconds";
+/// What generations ask for, under vLLM's names.
+const VLLM_CACHED: &str = "vllm:prompt_tokens_cached_total";
+const VLLM_PARAMS_N: &str = "vllm:request_params_n";
+const VLLM_PARAMS_MAX_TOKENS: &str = "vllm:request_params_max_tokens";
 /// Calls that run.
 pub(crate) const CALLS: &str = "paternoster_calls_in_flight";
 /// Connections by state.
@@ -83,6 +94,31 @@ pub const METRICS: &[Metric] = &[
         labels: &["model", "architecture", "dtype"],
         help: "A model served; always 1.",
     },
+    Metric {
+        name: VLLM_CACHED,
+        kind: Kind::Counter,
+        labels: VLLM,
+        help: "Prompt tokens found in the prefix cache, of sequences that were started.",
+    },
+    Metric {
+        name: VLLM_PARAMS_N,
+        kind: Kind::Histogram(&[1.0, 2.0, 5.0, 10.0, 20.0]),
+        labels: VLLM,
+        help: "Sequences that generations ask for.",
+    },
+    Metric {
+        name: VLLM_PARAMS_MAX_TOKENS,
+        kind: Kind::Histogram(TOKENS_BUCKETS),
+        labels: VLLM,
+        help: "Tokens that generations may have at most, asked for or by the context.",
+    },
+];
+
+const VLLM: &[&str] = &["model_name", "engine"];
+/// vLLM's.
+const TOKENS_BUCKETS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
+    20_000.0, 50_000.0, 100_000.0,
 ];
 
 /// Most texts take microseconds, a hostile megabyte takes seconds.
@@ -96,7 +132,7 @@ pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Installs the recorder of this process; later calls give the same one. `None` if another recorder
 /// was installed before. Engines make their handles at their start, so call it before.
-pub fn install() -> Option<PrometheusHandle> {
+pub fn install(compat: MetricsCompat) -> Option<PrometheusHandle> {
     static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     RECORDER
         .get_or_init(|| {
@@ -109,7 +145,12 @@ pub fn install() -> Option<PrometheusHandle> {
                 let matcher = Matcher::Full(name.to_owned());
                 builder = builder.set_buckets_for_metric(matcher, buckets).ok()?;
             }
-            let handle = builder.install_recorder().ok()?;
+            let recorder = builder.build_recorder();
+            let handle = recorder.handle();
+            match compat {
+                MetricsCompat::Vllm => metrics::set_global_recorder(recorder).ok()?,
+                MetricsCompat::None => metrics::set_global_recorder(OwnNames(recorder)).ok()?,
+            }
             engine::metrics::describe();
             describe();
             Some(handle)
@@ -135,6 +176,20 @@ pub(crate) fn tokenized(model: &str, time: Duration) {
     histogram!(TOKENIZE_SECONDS, "model" => model.to_owned()).record(time.as_secs_f64());
 }
 
+/// A generation asks for `n` sequences of at most `tokens_max` tokens.
+pub(crate) fn asked(model: &str, n: u32, tokens_max: u32) {
+    for (name, value) in [(VLLM_PARAMS_N, n), (VLLM_PARAMS_MAX_TOKENS, tokens_max)] {
+        let model = model.to_owned();
+        histogram!(name, "model_name" => model, "engine" => "0").record(f64::from(value));
+    }
+}
+
+/// A sequence was started and found these tokens of its prompt in the prefix cache.
+pub(crate) fn cached(model: &str, tokens: u32) {
+    let model = model.to_owned();
+    counter!(VLLM_CACHED, "model_name" => model, "engine" => "0").increment(tokens.into());
+}
+
 /// Says that a model is served.
 pub(crate) fn model(name: &str, facts: &crate::registry::Facts) {
     gauge!(
@@ -144,4 +199,76 @@ pub(crate) fn model(name: &str, facts: &crate::registry::Facts) {
         "dtype" => facts.dtype.clone(),
     )
     .set(1.0);
+}
+
+/// Records nothing under the names of others: their handles do nothing at all.
+struct OwnNames(PrometheusRecorder);
+
+fn is_foreign(name: &str) -> bool {
+    name.starts_with("vllm:")
+}
+
+impl Recorder for OwnNames {
+    fn describe_counter(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
+        if !is_foreign(key.as_str()) {
+            self.0.describe_counter(key, unit, help);
+        }
+    }
+
+    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
+        if !is_foreign(key.as_str()) {
+            self.0.describe_gauge(key, unit, help);
+        }
+    }
+
+    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
+        if !is_foreign(key.as_str()) {
+            self.0.describe_histogram(key, unit, help);
+        }
+    }
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+        if is_foreign(key.name()) {
+            return Counter::noop();
+        }
+        self.0.register_counter(key, metadata)
+    }
+
+    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
+        if is_foreign(key.name()) {
+            return Gauge::noop();
+        }
+        self.0.register_gauge(key, metadata)
+    }
+
+    fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
+        if is_foreign(key.name()) {
+            return Histogram::noop();
+        }
+        self.0.register_histogram(key, metadata)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_names_can_be_left_out() {
+        let recorder = OwnNames(PrometheusBuilder::new().build_recorder());
+        let handle = recorder.0.handle();
+        metrics::with_local_recorder(&recorder, || {
+            engine::metrics::describe();
+            for name in ["vllm:a", "paternoster_a"] {
+                counter!(format!("{name}_total")).increment(1);
+                gauge!(format!("{name}_now")).set(1.0);
+                histogram!(format!("{name}_seconds")).record(1.0);
+            }
+        });
+        let page = handle.render();
+        assert!(!page.contains("vllm:"), "{page}");
+        for kind in ["total", "now", "seconds"] {
+            assert!(page.contains(&format!("paternoster_a_{kind}")), "{page}");
+        }
+    }
 }

@@ -23,10 +23,10 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The exit code, and what to tell the user.
+    /// The exit code, and what to tell the user: nothing where all is well.
     pub fn code_and_text(self) -> (u8, String) {
         match self {
-            Self::Serving => (0, "SERVING".to_owned()),
+            Self::Serving => (0, String::new()),
             Self::BadAddress(text) => (1, text),
             Self::Unreachable(text) => (2, text),
             Self::NoAnswer(text) => (3, text),
@@ -37,13 +37,14 @@ impl Answer {
 
 /// Asks once.
 pub async fn ask(args: &HealthArgs) -> Answer {
-    let endpoint = match Endpoint::from_shared(format!("http://{}", args.addr)) {
+    let address = args.address();
+    let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
         Ok(endpoint) => endpoint.connect_timeout(args.timeout).timeout(args.timeout),
-        Err(error) => return Answer::BadAddress(format!("{}: {error}", args.addr)),
+        Err(error) => return Answer::BadAddress(format!("{address}: {error}")),
     };
     let channel = match endpoint.connect().await {
         Ok(channel) => channel,
-        Err(error) => return Answer::Unreachable(format!("{}: {error}", args.addr)),
+        Err(error) => return Answer::Unreachable(format!("{address}: {error}")),
     };
     let request = HealthCheckRequest {
         service: args.service.clone(),

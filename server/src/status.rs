@@ -25,7 +25,7 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Every reason, as the contract lists them: the closed set of the label `reason`.
-const REASONS: [&str; 38] = [
+const REASONS: [&str; 37] = [
     "EMPTY_INPUT",
     "INPUT_TOO_LARGE",
     "CONTEXT_LENGTH_EXCEEDED",
@@ -59,7 +59,6 @@ const REASONS: [&str; 38] = [
     "DEADLINE_EXCEEDED",
     "MESSAGE_OVERDUE",
     "REQUEST_ABORTED",
-    "PREEMPTED_TOO_OFTEN",
     "NUMERICAL_ERROR",
     "PANIC",
     "ENCODER_FAILED",

@@ -44,20 +44,21 @@ impl Sweeper {
         let interval = (stall_timeout / 4).clamp(INTERVAL_MIN, INTERVAL_MAX);
         let mut ticks = tokio::time::interval(interval);
         let lifecycle = &app.lifecycle;
-        let mut aborted: Option<Stopwatch> = None;
+        let (mut aborted, mut leaves): (Option<Stopwatch>, bool) = (None, false);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = lifecycle.abort.cancelled(), if aborted.is_none() => {
                     aborted = Some(Stopwatch::start());
                 }
+                () = lifecycle.leaving.cancelled(), if !leaves => leaves = true,
             }
             self.sweep(&Rules {
                 stall_timeout,
                 linger: interval,
                 aborts: aborted.is_some(),
-                aborts_all: aborted.is_some_and(|since| since.elapsed() >= interval),
-                leaves: lifecycle.leaving.is_cancelled(),
+                aborts_all: aborted.is_some_and(|since| since.elapsed() >= interval / 2),
+                leaves,
             });
         }
     }

@@ -42,6 +42,7 @@ pub(crate) async fn begin(
     let prompt = prompt.ok_or_else(Fault::deadline)??;
     report.add_work(checked.n, prompt.len() as u64);
     let output_max = validate::output_max(&checked, prompt.len(), context_max(decoder))?;
+    metrics::asked(&decoder.name, checked.n, output_max.get());
     let stops = StopMatcher::new(&checked.stop);
     let stops = stops
         .map_err(|error| Fault::invalid("stopping.stop", "STOP_TOO_LONG", error.to_string()))?;

@@ -20,6 +20,7 @@ use tonic::Status;
 use crate::app::RunningEntry;
 use crate::clock::Deadline;
 use crate::journal::Report;
+use crate::metrics;
 use crate::status::{Fault, fault_of_end};
 use crate::text::stream::{Chunk, TextStream};
 
@@ -168,6 +169,7 @@ impl Generation {
         if let Some(cached_tokens) = progress.started {
             self.start(cached_tokens);
             self.sequences[index as usize].cached_tokens = cached_tokens;
+            metrics::cached(&self.model, cached_tokens);
         }
         self.report.tokens(progress.tokens.len());
         let sequence = &mut self.sequences[index as usize];

@@ -328,6 +328,24 @@ async fn a_second_prompt_finds_the_first_ones_blocks() {
 }
 
 #[tokio::test]
+async fn each_sequence_tells_what_it_found_in_the_cache() {
+    let plan = Plan {
+        running_max: 1,
+        ..Plan::default()
+    };
+    let world = World::ready_with(plan).await;
+    let mut request = ask(&"b".repeat(100), 2);
+    request.sampling.get_or_insert_default().n = Some(2);
+    let events = run(&world, request).await;
+    let cached = |index| {
+        let end = finishes(&events).into_iter().find(|end| end.index == index);
+        end.unwrap().usage.unwrap().cached_tokens
+    };
+    // One runs after the other here, so the second one finds what the first one computed.
+    assert_eq!([cached(0), cached(1)], [0, 96]);
+}
+
+#[tokio::test]
 async fn a_dropped_stream_gives_its_blocks_back() {
     let world = World::ready().await;
     world.device.hold();

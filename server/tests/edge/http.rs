@@ -24,6 +24,8 @@ async fn metrics_are_rendered_with_help_and_buckets() {
         .complete(ask("hello", 3))
         .await
         .unwrap();
+    let mut inference = world.client.inference();
+    inference.complete(ask("", 3)).await.unwrap_err();
     world.client.embed(["lift"]).await.unwrap();
     let page = world.get("/metrics").await;
     assert!(
@@ -39,6 +41,10 @@ async fn metrics_are_rendered_with_help_and_buckets() {
         "paternoster_generation_tokens_total{model=\"tiny\"}",
         "paternoster_connections ",
         "paternoster_panics_total",
+        "paternoster_call_errors_total{method=\"Complete\",reason=\"EMPTY_INPUT\"} ",
+        "vllm:prompt_tokens_cached_total{model_name=\"tiny\",engine=\"0\"} ",
+        "vllm:request_params_n_bucket{model_name=\"tiny\",engine=\"0\",le=\"1\"} ",
+        "vllm:request_params_max_tokens_bucket{model_name=\"tiny\",engine=\"0\",le=\"5\"} ",
         "paternoster_tokenize_seconds_bucket{model=\"tiny\"",
         "paternoster_tokenize_seconds_bucket{model=\"vectors\"",
         "# HELP paternoster_requests_total ",
