@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use engine::handle::{Generate, Tokens};
+use engine::handle::Generate;
 use engine::request::Token;
 use proto::v1;
 use proto::v1::generate_request::Input;
@@ -73,14 +73,16 @@ pub(crate) async fn begin(
         cache_salt: request.cache_salt,
         seed: checked.seed.unwrap_or_else(|| app.ids.seed()),
     };
-    let mut sequences = Vec::with_capacity(checked.n as usize);
-    for index in 0..checked.n {
-        let submitted = deadline.limit(work.submit(decoder, &checked, index)).await;
-        let tokens = submitted.ok_or_else(Fault::deadline)??;
+    // Together, so that the prompt is computed once.
+    let sequences = (0..checked.n).map(|index| work.sequence(&checked, index));
+    let submitted = deadline.limit(decoder.handle.generate_all(sequences)).await;
+    let streams = submitted.ok_or_else(Fault::deadline)??;
+    let text = || {
         let detokenizer = Detokenizer::new(Arc::clone(decoder.text.pool.tokenizer()));
-        sequences.push((tokens, TextStream::new(detokenizer, stops.clone())));
-    }
-    Ok(Generation::new(opening, sequences))
+        TextStream::new(detokenizer, stops.clone())
+    };
+    let sequences = streams.into_iter().map(|tokens| (tokens, text()));
+    Ok(Generation::new(opening, sequences.collect()))
 }
 
 /// What all sequences of a request share.
@@ -94,15 +96,11 @@ struct Work {
 }
 
 impl Work {
-    async fn submit(
-        &self,
-        decoder: &Decoder,
-        checked: &Checked,
-        index: u32,
-    ) -> Result<Tokens, Fault> {
+    /// What the engine is asked for one sequence.
+    fn sequence(&self, checked: &Checked, index: u32) -> Generate {
         let mut sampling = checked.sampling.clone();
         sampling.seed = self.seed.wrapping_add(u64::from(index));
-        let generate = Generate {
+        Generate {
             prompt: Arc::clone(&self.prompt),
             sampling,
             output_max: self.output_max,
@@ -110,8 +108,7 @@ impl Work {
             timeout: Some(self.deadline.remaining()),
             tenant: self.tenant.clone(),
             cache_salt: self.cache_salt.clone(),
-        };
-        Ok(decoder.handle.generate(generate).await?)
+        }
     }
 }
 

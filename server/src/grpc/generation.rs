@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use engine::executor::TokenLogprob;
 use engine::handle::{End, Generated, Progress, Tokens};
 use engine::request::{Finish, Token};
 use futures_util::Stream;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::StreamExt as _;
 use proto::v1;
 use proto::v1::generate_response::Event;
 use tokio::time::Sleep;
@@ -36,12 +37,23 @@ pub(crate) struct Generation {
     overdue: Pin<Box<Sleep>>,
     sequences: Vec<Sequence>,
     /// The sequences that still run; removing one aborts it.
-    running: StreamMap<u32, Pin<Box<dyn Stream<Item = Progress> + Send>>>,
+    running: StreamMap<u32, Running>,
     ready: VecDeque<Event>,
     started: bool,
     report: Arc<Report>,
     /// An error, to be said after what came before it.
     failure: Option<Status>,
+}
+
+/// What the engine reports of one sequence.
+struct Running(Tokens);
+
+impl Stream for Running {
+    type Item = Progress;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Progress>> {
+        self.0.poll_next(context)
+    }
 }
 
 /// One sequence's way from tokens to text.
@@ -128,11 +140,7 @@ impl Generation {
                 cached_tokens: 0,
                 generated_tokens: 0,
             });
-            let progress = stream::unfold(tokens, |mut tokens| async move {
-                let progress = tokens.next().await?;
-                Some((progress, tokens))
-            });
-            generation.running.insert(index, Box::pin(progress));
+            generation.running.insert(index, Running(tokens));
         }
         generation
     }
@@ -216,7 +224,11 @@ impl Generation {
         stop: String,
         stop_token_id: Option<u32>,
     ) {
-        self.running.remove(&index);
+        if let Some(Running(tokens)) = self.running.remove(&index)
+            && reason == v1::FinishReason::StopString
+        {
+            tokens.stop();
+        }
         self.report
             .finish(reason.as_str_name().trim_start_matches("FINISH_REASON_"));
         let sequence = &self.sequences[index as usize];

@@ -72,7 +72,9 @@ pub(crate) fn load(app: &App, model: &Served) -> v1::Load {
 fn state(app: &App, model: &Served) -> v1::ModelState {
     let draining = app.lifecycle.draining.is_cancelled();
     match *model.health().borrow() {
-        Health::Starting | Health::Restarting | Health::Serving if draining => v1::ModelState::Draining,
+        Health::Starting | Health::Restarting | Health::Serving if draining => {
+            v1::ModelState::Draining
+        }
         Health::Starting | Health::Restarting => v1::ModelState::Starting,
         Health::Serving => v1::ModelState::Serving,
         Health::Draining => v1::ModelState::Draining,
