@@ -69,7 +69,7 @@ pub(crate) struct Cold {
     pub(crate) hash: BlockHash,
     /// What stands before the first block that is not published.
     pub(crate) parent: Parent,
-    /// The hashes of its first full blocks, as far as the prefix cache was asked for them.
+    /// The hashes of its first full blocks, as far as they were asked for.
     pub(crate) hashes: Vec<BlockHash>,
     pub(crate) priority: Priority,
     pub(crate) arrival: u64,

@@ -99,6 +99,12 @@ impl Scheduler {
             let tokens = &self.block_text;
             let before = sequence.cold.hash;
             let hash = sequence.hash_at(at, tokens, before, self.hasher.as_ref());
+            // A prompt's next chunk promises what follows on these.
+            if at as usize == sequence.cold.hashes.len()
+                && start < sequence.cold.prompt.len() as u32
+            {
+                sequence.cold.hashes.push(hash);
+            }
             let parent = sequence.cold.parent;
             let key = Key {
                 hash,

@@ -2,7 +2,8 @@
 
 use super::Scheduler;
 
-/// Plans between two complete checks. A check visits every block: 0.2 ms for 10^5 of them.
+/// Plans between two complete checks. A check visits every block and compares its text: 2.5 ms for
+/// 10^5 published blocks of 16 tokens (release, one Zen 4 core), 0.6 us a plan.
 const CHECK_PLANS: u32 = 4096;
 
 /// Plans after which an idle scheduler is checked.
