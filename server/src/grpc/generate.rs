@@ -17,7 +17,7 @@ use crate::metrics;
 use crate::registry::{Decoder, TextTools};
 use crate::status::{Fault, empty_input};
 use crate::text::chat::Message;
-use crate::text::detokenize::Detokenizer;
+use crate::text::detokenize::{Detokenizer, decode_beginning};
 use crate::text::stop::StopMatcher;
 use crate::text::stream::TextStream;
 use crate::text::tokenizer::EncodeOptions;
@@ -48,6 +48,7 @@ pub(crate) async fn begin(
         .map_err(|error| Fault::invalid("stopping.stop", "STOP_TOO_LONG", error.to_string()))?;
     let entry = app.running.enter(&request_id);
     report.abort_with(entry.aborted.clone());
+    let tokenizer = decoder.text.pool.tokenizer();
     let opening = Opening {
         entry,
         deadline,
@@ -63,8 +64,9 @@ pub(crate) async fn begin(
         stop_tokens: checked.sampling.stop_tokens.as_slice().into(),
         echo: checked
             .echo
-            .then(|| (decoder.text.pool.decode(&prompt), prompt.clone())),
+            .then(|| (decode_beginning(&**tokenizer, &prompt), prompt.clone())),
     };
+    let detokenizer = Detokenizer::after(Arc::clone(tokenizer), &prompt);
     let work = Work {
         prompt: prompt.into_iter().map(Token).collect(),
         output_max,
@@ -77,10 +79,7 @@ pub(crate) async fn begin(
     let sequences = (0..checked.n).map(|index| work.sequence(&checked, index));
     let submitted = deadline.limit(decoder.handle.generate_all(sequences)).await;
     let streams = submitted.ok_or_else(Fault::deadline)??;
-    let text = || {
-        let detokenizer = Detokenizer::new(Arc::clone(decoder.text.pool.tokenizer()));
-        TextStream::new(detokenizer, stops.clone())
-    };
+    let text = || TextStream::new(detokenizer.clone(), stops.clone());
     let sequences = streams.into_iter().map(|tokens| (tokens, text()));
     Ok(Generation::new(opening, sequences.collect()))
 }

@@ -8,6 +8,8 @@
 //! final before its end, and a model that writes line breaks as bytes could not be stopped at one. Here
 //! whole characters are handed on at once, and each byte that belongs to none becomes U+FFFD.
 
+mod read;
+
 use std::borrow::Cow;
 
 use serde_json::Value;
@@ -19,7 +21,28 @@ use super::utf8::Utf8Tail;
 #[derive(Debug, Clone)]
 pub struct Decoding {
     steps: Vec<Step>,
+    /// How many of the first steps are done by [`Self::prepare`] alone.
+    prepared: usize,
 }
+
+/// A piece to which all is done that does not depend on its neighbours. See [`Decoding::prepare`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared<'a> {
+    bytes: Cow<'a, [u8]>,
+    kind: Kind,
+}
+
+/// What the bytes of a prepared piece are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Whole characters.
+    Text,
+    /// Bytes of which characters are made together with those of other pieces.
+    Bytes,
+}
+
+/// Characters that a step may cut from an end of a piece.
+pub(super) const STRIP_MAX: usize = 16;
 
 /// A decoder this server does not know.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -54,10 +77,10 @@ enum Step {
     Strip(Strip),
     Metaspace(Metaspace),
     WordPiece(WordPiece),
-    /// A suffix ends a word; the last piece waits, because there the suffix is no space.
+    /// A suffix ends a word. At the end of a piece it waits for the next one: in the last it is no space.
     Suffix {
         suffix: String,
-        held: Option<String>,
+        held: String,
     },
 }
 
@@ -101,40 +124,64 @@ struct Part<'a> {
 impl Decoding {
     /// Reads the `decoder` value of a tokenizer.json (`null` when it has none).
     pub fn from_json(decoder: &Value) -> Result<Self, UnknownDecoder> {
-        let mut steps = Vec::new();
-        if decoder.is_null() {
-            steps.push(Step::Spaced { first: true });
-        } else {
-            read(decoder, &mut steps)?;
-        }
-        let fused = |step: &Step| matches!(step, Step::Fuse { .. } | Step::ByteLevel { .. });
-        let after = steps.iter().skip_while(|step| !fused(step)).skip(1);
-        for step in after {
-            let splits = match step {
-                Step::Replace { pattern, .. } => pattern.chars().count() != 1,
-                Step::Strip(_) | Step::Fuse { .. } | Step::Metaspace(_) => false,
-                _ => true,
-            };
-            if splits {
-                return Err(UnknownDecoder(format!(
-                    "{} after the pieces are joined",
-                    step.name()
-                )));
-            }
-        }
-        Ok(Self { steps })
+        let steps = read::steps(decoder)?;
+        let alone = |step: &&Step| matches!(step, Step::Replace { .. });
+        let prepared = steps.iter().take_while(alone).count();
+        Ok(Self { steps, prepared })
     }
 
-    /// Takes one whole piece and appends what has become final to `out`.
-    pub fn push(&mut self, piece: &str, out: &mut String) {
-        feed(
-            &mut self.steps,
-            Part {
-                text: piece,
-                begins: true,
-            },
-            out,
-        );
+    /// Does to a piece what depends on it alone. It is the same in every state.
+    pub fn prepare<'a>(&self, piece: &'a str) -> Prepared<'a> {
+        let (alone, rest) = self.steps.split_at(self.prepared);
+        let mut text = Cow::Borrowed(piece);
+        for step in alone {
+            if let Step::Replace { pattern, content } = step {
+                text = text.replace(pattern.as_str(), content).into();
+            }
+        }
+        let bytes = match rest.first() {
+            Some(Step::ByteLevel { .. }) => {
+                let bytes = unprintable(&text);
+                Some(bytes.unwrap_or_else(|| text.as_bytes().to_vec()))
+            }
+            Some(Step::ByteFallback { .. }) => byte_piece(&text).map(|byte| vec![byte]),
+            _ => None,
+        };
+        match (bytes, text) {
+            (Some(bytes), _) => Prepared::new(Kind::Bytes, bytes),
+            (None, Cow::Borrowed(text)) => Prepared::new(Kind::Text, text.as_bytes()),
+            (None, Cow::Owned(text)) => Prepared::new(Kind::Text, text.into_bytes()),
+        }
+    }
+
+    /// Takes one whole piece and appends what has become final to `out`. Allocates nothing but for `out`
+    /// where the decoder is that of a Llama, GPT-2 or one like them.
+    pub fn push(&mut self, piece: &Prepared<'_>, out: &mut String) {
+        let steps = &mut self.steps[self.prepared..];
+        let bytes = &piece.bytes;
+        match (steps.split_first_mut(), piece.kind) {
+            (Some((Step::ByteLevel { bytes: tail, first }, rest)), Kind::Bytes) => {
+                push_bytes(tail, bytes, first, rest, out);
+            }
+            (
+                Some((
+                    Step::ByteFallback {
+                        bytes: tail,
+                        in_run,
+                    },
+                    rest,
+                )),
+                Kind::Bytes,
+            ) => {
+                for &byte in &**bytes {
+                    push_byte(tail, byte, in_run, rest, out);
+                }
+            }
+            _ => {
+                let text = String::from_utf8_lossy(bytes);
+                feed(steps, Part::whole(&text), out);
+            }
+        }
     }
 
     /// The end: appends what waited for more pieces. Returns to the state before the first piece.
@@ -152,7 +199,35 @@ impl Decoding {
     }
 }
 
+impl<'a> Prepared<'a> {
+    pub(super) fn new(kind: Kind, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self {
+            bytes: bytes.into(),
+            kind,
+        }
+    }
+
+    /// The same without a borrow.
+    pub fn into_owned(self) -> Prepared<'static> {
+        Prepared::new(self.kind, self.bytes.into_owned())
+    }
+
+    /// What is left of the piece: text, or bytes of characters.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
 impl<'a> Part<'a> {
+    /// One piece.
+    fn whole(text: &'a str) -> Self {
+        Self { text, begins: true }
+    }
+
     /// More of the piece before.
     fn more(text: &'a str) -> Self {
         Self {
@@ -169,101 +244,37 @@ fn feed(steps: &mut [Step], part: Part<'_>, out: &mut String) {
     }
 }
 
-// === reading the file ===
-
-fn read(decoder: &Value, steps: &mut Vec<Step>) -> Result<(), UnknownDecoder> {
-    if text_at(decoder, "type")? == "Sequence" {
-        let parts = decoder.get("decoders").and_then(Value::as_array);
-        let parts = parts.ok_or_else(|| UnknownDecoder("Sequence without decoders".to_owned()))?;
-        return parts.iter().try_for_each(|part| read(part, steps));
+/// Bytes of a byte-level piece. All of them together are one piece.
+fn push_bytes(
+    tail: &mut Utf8Tail,
+    bytes: &[u8],
+    first: &mut bool,
+    rest: &mut [Step],
+    out: &mut String,
+) {
+    if rest.is_empty() {
+        *first = false;
+        tail.push(bytes, |text| out.push_str(text));
+        return;
     }
-    steps.push(read_step(decoder)?);
-    Ok(())
+    tail.push(bytes, |text| {
+        let begins = std::mem::take(first);
+        feed(rest, Part { text, begins }, out);
+    });
 }
 
-fn read_step(decoder: &Value) -> Result<Step, UnknownDecoder> {
-    Ok(match text_at(decoder, "type")? {
-        "ByteLevel" => Step::ByteLevel {
-            bytes: Utf8Tail::default(),
-            first: true,
-        },
-        "ByteFallback" => Step::ByteFallback {
-            bytes: Utf8Tail::default(),
-            in_run: false,
-        },
-        "Fuse" => Step::Fuse { first: true },
-        "Replace" => read_replace(decoder)?,
-        "Strip" => {
-            let count = |key| decoder.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
-            let (start, stop) = (count("start"), count("stop"));
-            let content = char_at(decoder, "content")?;
-            Step::Strip(Strip {
-                content,
-                start,
-                stop,
-                start_left: start,
-                held: 0,
-            })
-        }
-        "Metaspace" => {
-            let is = |key: &str, value: Value| decoder.get(key) == Some(&value);
-            let keeps =
-                is("prepend_scheme", "never".into()) || is("add_prefix_space", false.into());
-            let replacement = char_at(decoder, "replacement")?;
-            Step::Metaspace(Metaspace {
-                replacement,
-                drops_first: !keeps,
-                pieces: 0,
-            })
-        }
-        "WordPiece" => {
-            let tidies = decoder
-                .get("cleanup")
-                .and_then(Value::as_bool)
-                .unwrap_or(true);
-            let prefix = text_at(decoder, "prefix")?.to_owned();
-            Step::WordPiece(WordPiece {
-                prefix,
-                tidies,
-                first: true,
-            })
-        }
-        "BPEDecoder" => Step::Suffix {
-            suffix: text_at(decoder, "suffix")?.to_owned(),
-            held: None,
-        },
-        other => return Err(UnknownDecoder(other.to_owned())),
-    })
-}
-
-fn read_replace(decoder: &Value) -> Result<Step, UnknownDecoder> {
-    let pattern = decoder
-        .get("pattern")
-        .and_then(|pattern| pattern.get("String"));
-    let pattern = pattern
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty());
-    let unknown = || UnknownDecoder("Replace by a regular expression".to_owned());
-    let pattern = pattern.ok_or_else(unknown)?.to_owned();
-    Ok(Step::Replace {
-        pattern,
-        content: text_at(decoder, "content")?.to_owned(),
-    })
-}
-
-fn text_at<'a>(decoder: &'a Value, key: &str) -> Result<&'a str, UnknownDecoder> {
-    let text = decoder.get(key).and_then(Value::as_str);
-    text.ok_or_else(|| UnknownDecoder(format!("a decoder without \"{key}\"")))
-}
-
-fn char_at(decoder: &Value, key: &str) -> Result<char, UnknownDecoder> {
-    let mut chars = text_at(decoder, key)?.chars();
-    match (chars.next(), chars.next()) {
-        (Some(one), None) => Ok(one),
-        _ => Err(UnknownDecoder(format!(
-            "a decoder whose \"{key}\" is not one character"
-        ))),
+/// A byte piece. A run of them is one piece.
+fn push_byte(
+    tail: &mut Utf8Tail,
+    byte: u8,
+    in_run: &mut bool,
+    rest: &mut [Step],
+    out: &mut String,
+) {
+    if !std::mem::replace(in_run, true) {
+        feed(rest, Part::whole(""), out);
     }
+    tail.push_bytewise(byte, |text| feed(rest, Part::more(text), out));
 }
 
 // === impl Step ===
@@ -287,43 +298,47 @@ impl Step {
         match self {
             Self::ByteLevel { bytes, .. } | Self::ByteFallback { bytes, .. } => !bytes.is_empty(),
             Self::Strip(strip) => strip.held > 0,
-            Self::Suffix { held, .. } => held.is_some(),
+            Self::Suffix { held, .. } => !held.is_empty(),
             _ => false,
         }
     }
 
     fn push(&mut self, part: Part<'_>, rest: &mut [Self], out: &mut String) {
-        let byte = byte_piece(part.text);
-        if let (Self::ByteFallback { bytes, .. }, None) = (&mut *self, byte) {
-            feed(rest, Part::more(&bytes.finish_bytewise()), out);
-        }
         let (text, begins): (Cow<'_, str>, bool) = match self {
             Self::Spaced { first } => {
                 let space = if std::mem::take(first) { "" } else { " " };
-                (format!("{space}{}", part.text).into(), true)
+                feed(rest, Part::whole(space), out);
+                (part.text.into(), false)
             }
             Self::ByteLevel { bytes, first } => {
                 let raw = unprintable(part.text);
                 let raw = raw.as_deref().unwrap_or(part.text.as_bytes());
-                (bytes.push(raw).into(), std::mem::take(first))
+                return push_bytes(bytes, raw, first, rest, out);
             }
             Self::ByteFallback { bytes, in_run } => {
-                let goes_on = std::mem::replace(in_run, byte.is_some()) && byte.is_some();
-                let text = byte.map(|byte| bytes.push_bytewise(byte));
-                (text.map_or(part.text.into(), Cow::from), !goes_on)
+                if let Some(byte) = byte_piece(part.text) {
+                    return push_byte(bytes, byte, in_run, rest, out);
+                }
+                *in_run = false;
+                bytes.finish_bytewise(|text| feed(rest, Part::more(text), out));
+                (part.text.into(), true)
             }
-            Self::Replace { pattern, content } => {
+            Self::Replace { pattern, content } if part.text.contains(pattern.as_str()) => {
                 let text = part.text.replace(pattern.as_str(), content);
                 (text.into(), part.begins)
             }
+            Self::Replace { .. } => (part.text.into(), part.begins),
             Self::Fuse { first } => (part.text.into(), std::mem::take(first)),
-            Self::Strip(strip) => (strip.push(part).into(), part.begins),
+            Self::Strip(strip) => (strip.push(part), part.begins),
             Self::Metaspace(metaspace) => (metaspace.push(part).into(), part.begins),
             Self::WordPiece(word_piece) => (word_piece.push(part.text).into(), true),
-            Self::Suffix { suffix, held } => match held.replace(part.text.to_owned()) {
-                Some(before) => (before.replace(suffix.as_str(), " ").into(), true),
-                None => return,
-            },
+            Self::Suffix { suffix, held } => {
+                let before = held.replace(suffix.as_str(), " ");
+                feed(rest, Part::more(&before), out);
+                let certain = part.text.find(suffix.as_str()).unwrap_or(part.text.len());
+                part.text[certain..].clone_into(held);
+                (part.text[..certain].into(), true)
+            }
         };
         feed(
             rest,
@@ -336,44 +351,37 @@ impl Step {
     }
 
     fn finish(&mut self, rest: &mut [Self], out: &mut String) {
-        let text = match self {
+        let mut give = |text: &str| feed(rest, Part::more(text), out);
+        match self {
             Self::ByteLevel { bytes, first } => {
                 *first = true;
-                bytes.finish()
+                bytes.finish(give);
             }
             Self::ByteFallback { bytes, in_run } => {
                 *in_run = false;
-                bytes.finish_bytewise()
+                bytes.finish_bytewise(give);
             }
             Self::Suffix { suffix, held } => {
-                held.take().unwrap_or_default().replace(suffix.as_str(), "")
+                give(&std::mem::take(held).replace(suffix.as_str(), ""));
             }
-            Self::Strip(strip) => {
-                (strip.start_left, strip.held) = (strip.start, 0);
-                String::new()
-            }
-            Self::Metaspace(metaspace) => {
-                metaspace.pieces = 0;
-                String::new()
-            }
+            Self::Strip(strip) => (strip.start_left, strip.held) = (strip.start, 0),
+            Self::Metaspace(metaspace) => metaspace.pieces = 0,
             Self::Spaced { first }
             | Self::Fuse { first }
-            | Self::WordPiece(WordPiece { first, .. }) => {
-                *first = true;
-                String::new()
-            }
-            Self::Replace { .. } => String::new(),
-        };
-        if !text.is_empty() {
-            feed(rest, Part::more(&text), out);
+            | Self::WordPiece(WordPiece { first, .. }) => *first = true,
+            Self::Replace { .. } => {}
         }
     }
 }
 
 impl Strip {
-    fn push(&mut self, part: Part<'_>) -> String {
+    fn push<'a>(&mut self, part: Part<'a>) -> Cow<'a, str> {
         if part.begins {
             (self.start_left, self.held) = (self.start, 0);
+        }
+        // A Llama's whole text but its first character.
+        if (self.start_left, self.stop) == (0, 0) {
+            return part.text.into();
         }
         let mut text = String::with_capacity(part.text.len());
         for one in part.text.chars() {
@@ -392,7 +400,7 @@ impl Strip {
                 text.push(one);
             }
         }
-        text
+        text.into()
     }
 }
 
@@ -480,7 +488,7 @@ mod tests {
         for _ in 0..2 {
             text.clear();
             for piece in pieces {
-                decoding.push(piece, &mut text);
+                decoding.push(&decoding.prepare(piece).into_owned(), &mut text);
             }
             decoding.finish(&mut text);
         }
@@ -507,9 +515,9 @@ mod tests {
     fn characters_of_bytes_come_out_at_once() {
         let mut decoding = Decoding::from_json(&json!({ "type": "ByteFallback" })).unwrap();
         let mut text = String::new();
-        decoding.push("<0x0A>", &mut text);
+        decoding.push(&decoding.prepare("<0x0A>"), &mut text);
         assert_eq!((text.as_str(), decoding.holds_text()), ("\n", false));
-        decoding.push("<0xE4>", &mut text);
+        decoding.push(&decoding.prepare("<0xE4>"), &mut text);
         assert_eq!((text.as_str(), decoding.holds_text()), ("\n", true));
     }
 
@@ -537,6 +545,17 @@ mod tests {
         check(
             json!({ "type": "Sequence", "decoders": [{ "type": "Fuse" }, { "type": "ByteFallback" }] }),
             "ByteFallback after the pieces are joined",
+        );
+        let replace = |pattern: &str, content: &str| json!({ "type": "Replace", "pattern": { "String": pattern }, "content": content });
+        let sequence = |steps: Vec<Value>| json!({ "type": "Sequence", "decoders": steps });
+        check(sequence(vec![replace("▁", " "); 17]), "more than 16 steps");
+        let growth = "Replace makes text more than 8 times longer";
+        check(sequence(vec![replace("a", "aa"); 4]), growth);
+        check(replace("a", "123456789"), growth);
+        assert!(Decoding::from_json(&sequence(vec![replace("a", "aa"); 3])).is_ok());
+        check(
+            json!({ "type": "Strip", "content": "_", "start": 17, "stop": 0 }),
+            "Strip of more than 16 characters",
         );
         check(
             json!({ "type": "Strip", "content": "ab" }),

@@ -2,10 +2,15 @@
 //!
 //! Special tokens and ids the tokenizer does not know give no text. Whatever the chunks, the text is that
 //! of decoding the whole sequence at once ([`decode`]).
+//!
+//! The text of a token depends on what stands before it: many decoders cut the space of the first word, and
+//! a character may have its bytes on both sides. So the text of an answer is that which comes after its
+//! prompt ([`Detokenizer::after`]), and both together are the text of the whole.
 
 use std::sync::Arc;
 
-pub use super::decoding::{Decoding, UnknownDecoder};
+use super::decoding::STRIP_MAX;
+pub use super::decoding::{Decoding, Prepared, UnknownDecoder};
 use super::tokenizer::Tokenize;
 
 /// The text of one growing sequence.
@@ -25,6 +30,24 @@ impl Detokenizer {
         }
     }
 
+    /// A detokenizer after these tokens, whose text is not given again: what follows [`decode_beginning`]
+    /// of them. Looks at as many of the last ones as can matter.
+    pub fn after(tokenizer: Arc<dyn Tokenize>, before: &[u32]) -> Self {
+        let mut left = MATTERING_TOKENS;
+        let start = before.iter().rposition(|&token| {
+            let part = tokenizer.prepared(token);
+            left -= usize::from(part.is_some_and(|part| !part.bytes().is_empty()));
+            left == 0
+        });
+        let mut detokenizer = Self::new(tokenizer);
+        let mut said = String::new();
+        for &token in &before[start.unwrap_or(0)..] {
+            detokenizer.push(token, &mut said);
+            said.clear();
+        }
+        detokenizer
+    }
+
     /// Takes the next token and appends the text that has become final to `out`.
     pub fn push(&mut self, token: u32, out: &mut String) {
         push(&*self.tokenizer, &mut self.decoding, token, out);
@@ -42,23 +65,34 @@ impl Detokenizer {
     }
 }
 
+/// Tokens with text that decide how the next one is decoded: a decoder looks at most at the
+/// [`STRIP_MAX`] last characters and one unfinished, of four bytes each, a token for each byte.
+const MATTERING_TOKENS: usize = 4 * (STRIP_MAX + 1);
+
 /// The text of a whole sequence.
 pub fn decode(tokenizer: &dyn Tokenize, tokens: &[u32]) -> String {
     let mut decoding = tokenizer.decoding().clone();
-    let mut text = String::new();
-    for &token in tokens {
-        push(tokenizer, &mut decoding, token, &mut text);
-    }
+    let mut text = beginning(tokenizer, &mut decoding, tokens);
     decoding.finish(&mut text);
     text
 }
 
-fn push(tokenizer: &dyn Tokenize, decoding: &mut Decoding, token: u32, out: &mut String) {
-    if tokenizer.is_special(token) {
-        return;
+/// The text of a sequence that goes on: as [`decode`], without what later tokens may still change.
+pub fn decode_beginning(tokenizer: &dyn Tokenize, tokens: &[u32]) -> String {
+    beginning(tokenizer, &mut tokenizer.decoding().clone(), tokens)
+}
+
+fn beginning(tokenizer: &dyn Tokenize, decoding: &mut Decoding, tokens: &[u32]) -> String {
+    let mut text = String::new();
+    for &token in tokens {
+        push(tokenizer, decoding, token, &mut text);
     }
-    if let Some(piece) = tokenizer.piece(token) {
-        decoding.push(&piece, out);
+    text
+}
+
+fn push(tokenizer: &dyn Tokenize, decoding: &mut Decoding, token: u32, out: &mut String) {
+    if let Some(part) = tokenizer.prepared(token) {
+        decoding.push(&part, out);
     }
 }
 
@@ -143,6 +177,7 @@ mod tests {
                 json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "never" }),
             ),
             with_decoder(unigram(), strip(1)),
+            with_decoder(unigram(), strip(16)),
         ]
     }
 
@@ -162,8 +197,86 @@ mod tests {
             )
         });
 
+    /// Checks that a prompt's text and the text streamed after it are together that of the whole.
+    /// Answers the streamed text.
+    fn check_after(tokenizer: &Arc<dyn Tokenize>, prompt: &[u32], generated: &[u32]) -> String {
+        let mut detokenizer = Detokenizer::after(Arc::clone(tokenizer), prompt);
+        let mut streamed = String::new();
+        for &token in generated {
+            detokenizer.push(token, &mut streamed);
+        }
+        detokenizer.finish(&mut streamed);
+        let whole = decode(&**tokenizer, &[prompt, generated].concat());
+        let before = decode_beginning(&**tokenizer, prompt);
+        assert_eq!(
+            before.clone() + &streamed,
+            whole,
+            "{prompt:?} {generated:?}"
+        );
+        // Nothing waits at most borders; there, it is the difference of two decoded texts.
+        if before == decode(&**tokenizer, prompt) {
+            assert_eq!(whole.strip_prefix(&before), Some(&*streamed));
+        }
+        streamed
+    }
+
+    #[test]
+    fn an_answer_keeps_the_space_before_its_first_word() {
+        let check = |sample: &Value, prompt: &[&str], generated: &[&str], expect: &str| {
+            let tokenizer = samples::tokenizer(sample);
+            let ids = |pieces: &[&str]| -> Vec<u32> {
+                let id = |piece: &&str| tokenizer.id(piece).unwrap();
+                pieces.iter().map(id).collect()
+            };
+            let streamed = check_after(&tokenizer, &ids(prompt), &ids(generated));
+            assert_eq!(streamed, expect, "{prompt:?} {generated:?}");
+        };
+        let llama = sentence_piece();
+        check(&llama, &["<s>", "▁t", "h"], &["▁the", "▁t"], " the t");
+        check(&llama, &["<s>", "▁t", "</s>"], &["▁the"], " the");
+        check(&llama, &["<s>"], &["▁the", "▁t"], "the t");
+        check(&llama, &["▁"], &["▁t"], " t");
+        // The prompt ends within a character, which belongs to the answer that completes or breaks it.
+        check(
+            &llama,
+            &["a", "<0xE4>", "<0xB8>"],
+            &["<0x96>", "▁t"],
+            "世 t",
+        );
+        check(&llama, &["<0xE4>", "<0xB8>"], &["▁t"], "\u{FFFD}\u{FFFD} t");
+        check(&byte_level(), &["a", "ä¸"], &["ĸ", "Ġw"], "世 w");
+        check(&unigram(), &["<s>", "▁a"], &["▁ab", "."], " ab.");
+        check(&word_piece(), &["hello"], &["world", "##s"], " worlds");
+        let stripped = json!({ "type": "Strip", "content": "▁", "start": 16, "stop": 0 });
+        let stripped = json!({ "type": "Sequence", "decoders": [{ "type": "Fuse" }, stripped] });
+        let stripped = with_decoder(unigram(), stripped);
+        for spaces in [0, 15, 100] {
+            let prompt = [&["a"][..], &vec!["▁"; spaces]].concat();
+            check(&stripped, &prompt, &["▁a"], "▁a");
+        }
+        check(&stripped, &["▁"; 15], &["▁ab", "▁a"], "ab▁a");
+        let spaced = with_decoder(word_piece(), Value::Null);
+        check(&spaced, &["hello"], &["world"], " world");
+        let suffixed = json!({ "type": "BPEDecoder", "suffix": "lo" });
+        let suffixed = with_decoder(word_piece(), suffixed);
+        check(&suffixed, &["do", "hello"], &["a", "hello"], " ahel");
+    }
+
     proptest! {
         #![proptest_config(samples::same_cases())]
+
+        #[test]
+        fn a_prompt_and_what_is_streamed_after_it_are_the_whole(
+            prompt in prop::collection::vec(prop_oneof![0u32..302, 3u32..9, 172u32..260, 285u32..287], 0..100),
+            generated in prop::collection::vec(0u32..302, 0..12),
+        ) {
+            let kinds = KINDS.iter().chain([&*SENTENCE_PIECE]);
+            for (tokenizer, _) in kinds {
+                let ids = tokenizer.vocab_size() as u32 + 2;
+                let known = |tokens: &[u32]| tokens.iter().map(|id| id % ids).collect::<Vec<u32>>();
+                check_after(tokenizer, &known(&prompt), &known(&generated));
+            }
+        }
 
         #[test]
         fn text_is_that_of_the_library(tokens in prop::collection::vec(0u32..270, 1..24)) {

@@ -4,9 +4,9 @@
 //! are wanted that `encode` has not: to stop early when only the first tokens are kept, and to tell control
 //! tokens that a chat template wrote from those that a message names.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::normalizer::Range as Span;
 use tokenizers::{
@@ -17,8 +17,9 @@ use tokenizers::{
 
 use super::chat::Rendered;
 use super::control::ControlTokens;
-use super::detokenize::Decoding;
+use super::detokenize::{Decoding, Prepared};
 use super::tokenizer::{EncodeOptions, SpecialTokens, Tokenize, TokenizeError, TokenizerLoadError};
+use super::vocabulary::{IDS_MAX, Vocabulary};
 
 /// A tokenizer of the `tokenizers` library.
 #[derive(Debug)]
@@ -29,19 +30,40 @@ pub(super) struct HuggingFace {
     /// normalizing, where it is known who wrote them.
     chat_vocabulary: AddedVocabulary,
     control_tokens: ControlTokens,
-    special_ids: HashSet<u32>,
+    vocabulary: Vocabulary,
     /// The id for what the vocabulary cannot say, special or not.
     unknown_id: Option<u32>,
-    vocab_size: usize,
 }
+
+/// What is read of a tokenizer.json beside the library.
+#[derive(Debug, Deserialize)]
+struct File {
+    #[serde(default)]
+    decoder: Value,
+    #[serde(default)]
+    model: ModelPart,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ModelPart {
+    #[serde(default)]
+    unk_token: Value,
+    #[serde(default)]
+    unk_id: Value,
+}
+
+/// Bytes of a tokenizer.json: twice the longest that are published.
+const FILE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of all control tokens; searching for them takes some 70 times that in memory.
+const CONTROL_BYTES_MAX: usize = 1 << 20;
 
 impl HuggingFace {
     /// Reads a tokenizer.json. Truncation and padding are switched off: lengths are the caller's business.
     pub(super) fn from_json(bytes: &[u8]) -> Result<Self, TokenizerLoadError> {
-        let invalid = |error: String| TokenizerLoadError::Invalid(error);
-        let file: Value =
-            serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
-        let decoding = Decoding::from_json(file.get("decoder").unwrap_or(&Value::Null))?;
+        check_size("the file", bytes.len(), FILE_BYTES_MAX)?;
+        let invalid = |error: serde_json::Error| TokenizerLoadError::Invalid(error.to_string());
+        let file: File = serde_json::from_slice(bytes).map_err(invalid)?;
+        let decoding = Decoding::from_json(&file.decoder)?;
         let library = |error: tokenizers::Error| TokenizerLoadError::Invalid(error.to_string());
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(library)?;
         tokenizer.with_truncation(None).map_err(library)?;
@@ -53,8 +75,10 @@ impl HuggingFace {
             .filter(|(_, token)| token.special)
             .collect();
         special.sort_unstable_by_key(|&(id, _)| id);
+        let control_bytes = special.iter().map(|(_, token)| token.content.len()).sum();
+        check_size("the control tokens", control_bytes, CONTROL_BYTES_MAX)?;
         let control_tokens = ControlTokens::new(special.iter().map(|(_, token)| &*token.content));
-        let special_ids = special.iter().map(|&(id, _)| id).collect();
+        let special_ids: Vec<u32> = special.iter().map(|&(id, _)| id).collect();
 
         let mut chat_vocabulary = tokenizer.get_added_vocabulary().clone();
         let literal = special
@@ -64,17 +88,15 @@ impl HuggingFace {
             .add_tokens(literal, tokenizer.get_model(), tokenizer.get_normalizer())
             .map_err(library)?;
 
-        let largest = tokenizer.get_vocab(true).into_values().max();
-        let vocab_size = largest.map_or(0, |id| id as usize + 1);
-        let unknown_id = unknown_id(&file, &tokenizer);
+        let vocabulary = vocabulary(&tokenizer, &decoding, &special_ids)?;
+        let unknown_id = unknown_id(&file.model, &tokenizer);
         Ok(Self {
             tokenizer,
             decoding,
             chat_vocabulary,
             control_tokens,
-            special_ids,
+            vocabulary,
             unknown_id,
-            vocab_size,
         })
     }
 
@@ -198,7 +220,7 @@ impl HuggingFace {
     /// and find them in text by themselves; those are then spelled out.
     fn text_tokens(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
         let model = self.tokenizer.get_model();
-        let is_control = |id: u32| self.special_ids.contains(&id) && Some(id) != self.unknown_id;
+        let is_control = |id: u32| self.vocabulary.is_control(id) && Some(id) != self.unknown_id;
         let tokens = model.tokenize(text)?;
         if !tokens.iter().any(|token| is_control(token.id)) {
             return Ok(tokens);
@@ -219,12 +241,43 @@ impl HuggingFace {
     }
 }
 
+fn check_size(what: &str, bytes: usize, bytes_max: usize) -> Result<(), TokenizerLoadError> {
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    let message = format!("{what} of {bytes} bytes, more than {bytes_max}");
+    Err(TokenizerLoadError::Limit(message))
+}
+
+/// What every id gives to a text. `special_ids` ascend.
+fn vocabulary(
+    tokenizer: &Tokenizer,
+    decoding: &Decoding,
+    special_ids: &[u32],
+) -> Result<Vocabulary, TokenizerLoadError> {
+    let largest = tokenizer.get_vocab(true).into_values().max();
+    let ids = largest.map_or(0, |id| id as usize + 1);
+    if ids > IDS_MAX {
+        let message = format!("token ids up to {}, more than {IDS_MAX}", ids - 1);
+        return Err(TokenizerLoadError::Limit(message));
+    }
+    let mut vocabulary = Vocabulary::default();
+    for id in 0..ids as u32 {
+        if special_ids.binary_search(&id).is_ok() {
+            vocabulary.push_control();
+        } else {
+            let piece = tokenizer.id_to_token(id);
+            vocabulary.push(piece.as_deref().map(|piece| decoding.prepare(piece)))?;
+        }
+    }
+    Ok(vocabulary)
+}
+
 /// The model's own id for what it cannot say.
-fn unknown_id(file: &Value, tokenizer: &Tokenizer) -> Option<u32> {
-    let model = file.get("model")?;
-    let by_name = model.get("unk_token").and_then(Value::as_str);
+fn unknown_id(model: &ModelPart, tokenizer: &Tokenizer) -> Option<u32> {
+    let by_name = model.unk_token.as_str();
     let by_name = by_name.and_then(|name| tokenizer.token_to_id(name));
-    let by_id = || u32::try_from(model.get("unk_id")?.as_u64()?).ok();
+    let by_id = || u32::try_from(model.unk_id.as_u64()?).ok();
     by_name.or_else(by_id)
 }
 
@@ -244,7 +297,11 @@ impl Tokenize for HuggingFace {
     }
 
     fn is_special(&self, id: u32) -> bool {
-        self.special_ids.contains(&id)
+        self.vocabulary.is_control(id)
+    }
+
+    fn prepared(&self, id: u32) -> Option<Prepared<'_>> {
+        self.vocabulary.prepared(id)
     }
 
     fn control_tokens(&self) -> &ControlTokens {
@@ -256,7 +313,7 @@ impl Tokenize for HuggingFace {
     }
 
     fn vocab_size(&self) -> usize {
-        self.vocab_size
+        self.vocabulary.len()
     }
 
     fn decoding(&self) -> &Decoding {

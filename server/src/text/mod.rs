@@ -4,8 +4,9 @@
 //! engine sees them; [`stream`] turns the tokens that come back into text by way of [`detokenize`]
 //! (never half a character) and [`stop`] (never a character of a stop string).
 //!
-//! Three things hold whatever is sent or loaded:
+//! Four things hold whatever is sent or loaded:
 //! - No text is tokenized before its length is checked, and only so many at once.
+//! - A tokenizer's file is of a size, and gives tokens and texts of sizes, that tokenizers have.
 //! - What a message says never becomes a control token, whatever the template does with it.
 //! - A template cannot take more than a stated number of steps and bytes.
 //!
@@ -28,3 +29,4 @@ pub mod stop;
 pub mod stream;
 pub mod tokenizer;
 mod utf8;
+mod vocabulary;

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chat::{ChatError, ChatTemplate, Message, Rendered};
 pub use super::control::ControlTokens;
-use super::detokenize::{self, Decoding};
+use super::detokenize::{self, Decoding, Prepared};
 use super::hugging_face::HuggingFace;
 
 /// What the server asks of a tokenizer. Implementations are pure: the same text gives the same ids.
@@ -42,6 +42,16 @@ pub trait Tokenize: Debug + Send + Sync {
 
     /// How pieces become text.
     fn decoding(&self) -> &Decoding;
+
+    /// What an id gives to a text, for [`Decoding::push`]; `None` for control tokens and unknown ids.
+    /// Called for every token of every answer, so a tokenizer has them ready.
+    fn prepared(&self, id: u32) -> Option<Prepared<'_>> {
+        if self.is_special(id) {
+            return None;
+        }
+        let piece = self.piece(id)?;
+        Some(self.decoding().prepare(&piece).into_owned())
+    }
 }
 
 /// How a text is encoded.
@@ -114,6 +124,9 @@ pub enum TokenizerLoadError {
     /// It names a decoder this server does not know.
     #[error("tokenizer.json has an unsupported decoder: {0}")]
     Decoder(#[from] detokenize::UnknownDecoder),
+    /// It is larger than any tokenizer is.
+    #[error("tokenizer.json exceeds a limit: {0}")]
+    Limit(String),
 }
 
 /// A tokenizer with a bounded number of threads to run on.
@@ -349,6 +362,53 @@ mod tests {
             load(odd.to_string()),
             TokenizerLoadError::Decoder(_)
         ));
+    }
+
+    #[test]
+    fn files_larger_than_any_tokenizer_are_refused() {
+        let check = |bytes: &[u8], expect: &str| {
+            let error = TokenizerPool::from_json(bytes, PoolLimits::default()).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("tokenizer.json exceeds a limit: {expect}")
+            );
+        };
+        let edited = |edit: fn(&mut serde_json::Value)| {
+            let mut sample = byte_level();
+            edit(&mut sample);
+            sample.to_string().into_bytes()
+        };
+        check(
+            &vec![b' '; (64 << 20) + 1],
+            "the file of 67108865 bytes, more than 67108864",
+        );
+        let far = edited(|sample| sample["model"]["vocab"]["far"] = u32::MAX.into());
+        check(&far, "token ids up to 4294967295, more than 4194304");
+        let long = edited(|sample| {
+            sample["added_tokens"][2]["content"] = "x".repeat((64 << 10) + 1).into();
+        });
+        check(&long, "token 267 has more than 65536 bytes");
+        let control = edited(|sample| {
+            sample["added_tokens"][0]["content"] = "x".repeat(1 << 20).into();
+        });
+        check(
+            &control,
+            "the control tokens of 1048599 bytes, more than 1048576",
+        );
+    }
+
+    #[test]
+    fn prepared_pieces_are_those_of_their_texts() {
+        for sample in [byte_level(), sentence_piece(), word_piece(), unigram()] {
+            let tokenizer = samples::tokenizer(&sample);
+            for id in 0..tokenizer.vocab_size() as u32 + 2 {
+                let piece = tokenizer.piece(id).filter(|_| !tokenizer.is_special(id));
+                let expect = piece
+                    .as_deref()
+                    .map(|piece| tokenizer.decoding().prepare(piece));
+                assert_eq!(tokenizer.prepared(id), expect, "{id}");
+            }
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::stream;
 use paternoster_client::v1;
+use paternoster_client::v1::generate_response::Event;
 use server::byte_tokenizer;
 use server::text::chat::Rendered;
-use server::text::detokenize::Decoding;
+use server::text::detokenize::{Decoding, decode};
 use server::text::tokenizer::{
     ControlTokens, EncodeOptions, PoolLimits, Tokenize, TokenizeError, TokenizerPool,
 };
@@ -508,4 +509,39 @@ async fn the_wrong_kind_of_model_is_a_precondition() {
         (status.code(), reason(&status).0.as_str()),
         (Code::FailedPrecondition, "WRONG_TASK")
     );
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_where_its_prompt_ends() {
+    // Without a decoder, all pieces but the first have a space before them.
+    let mut spaced: serde_json::Value = serde_json::from_slice(&byte_tokenizer::json()).unwrap();
+    spaced["decoder"] = serde_json::Value::Null;
+    let limits = PoolLimits::default();
+    let spaced = TokenizerPool::from_json(spaced.to_string().as_bytes(), limits).unwrap();
+    let world = World::ready_with(Plan {
+        tokenizer: Some(Arc::clone(spaced.tokenizer())),
+        ..Plan::default()
+    })
+    .await;
+    let answer = async |echo| {
+        let mut request = ask("hello", 4);
+        let output = v1::Output {
+            echo,
+            ..Default::default()
+        };
+        request.output = Some(output);
+        let mut events = world.client.generate(request).await.unwrap();
+        let (mut text, mut ids) = (String::new(), Vec::new());
+        while let Some(event) = soon(events.next()).await.unwrap() {
+            if let Event::Delta(delta) = event {
+                text.push_str(&delta.text);
+                ids.extend(delta.token_ids);
+            }
+        }
+        (text, decode(&**spaced.tokenizer(), &ids))
+    };
+    let (echoed, whole) = answer(true).await;
+    assert_eq!(echoed, whole);
+    let (plain, _) = answer(false).await;
+    assert_eq!(whole.strip_prefix("h e l l o"), Some(&*plain));
 }
