@@ -46,6 +46,6 @@ mod tests {
             .unwrap();
         let bytes: Vec<u32> = text.bytes().map(u32::from).collect();
         assert_eq!(ids, bytes);
-        assert_eq!(pool.decode(&ids), text);
+        assert_eq!(pool.decode(ids).await.unwrap(), text);
     }
 }

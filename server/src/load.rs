@@ -17,14 +17,13 @@ use crate::byte_tokenizer;
 use crate::config::{Config, Files, ModelSource};
 use crate::registry::{self, DuplicateName, Facts, Registry, Served, TextTools};
 use crate::text::chat::{ChatTemplate, TemplateError};
-use crate::text::tokenizer::{PoolLimits, TokenizerLoadError, TokenizerPool};
+use crate::text::room::{TokenizerRoom, WAITING_BYTES_MAX};
+use crate::text::tokenizer::{PoolLimits, TokenizerLoadError};
 
 /// Tokens of one KV block; see `docs/adr`.
 const BLOCK_TOKENS: u32 = 16;
 /// How often one sequence is preempted while there is another to preempt instead.
 const PREEMPTIONS_MAX: u32 = 64;
-/// Bytes of texts that may be with the tokenizer.
-const TOKENIZE_WAITING_BYTES_MAX: usize = 64 << 20;
 /// Inputs of one batch of an encoder, and inputs that wait for it.
 const ENCODE_INPUTS_MAX: u32 = 512;
 const ENCODE_WAITING_MAX: u32 = 16_384;
@@ -145,13 +144,19 @@ impl StartedEngine {
 
 /// Reads every model's configuration and starts its engine, which loads the weights by itself.
 pub fn start(config: &Config) -> Result<Started, StartError> {
+    let room = TokenizerRoom::new(PoolLimits {
+        concurrent_max: config.batching.tokenization_workers,
+        waiting_bytes_max: WAITING_BYTES_MAX,
+        text_bytes_max: config.limits.input_bytes_max,
+    });
     let mut served = Vec::new();
     let mut engines = Vec::new();
     // One set of threads for all models: two at once do not compete for processors.
     let threads = Threads::new(config.batching.threads);
     for source in &config.models {
         let options = options(config, &threads);
-        let (model, engine) = start_model(config, source, options).map_err(|cause| StartError {
+        let started = start_model(config, source, options, &room);
+        let (model, engine) = started.map_err(|cause| StartError {
             model: source.name.clone(),
             cause,
         })?;
@@ -169,10 +174,11 @@ fn start_model(
     config: &Config,
     source: &ModelSource,
     options: LoadOptions,
+    room: &TokenizerRoom,
 ) -> Result<(Served, StartedEngine), Cause> {
     let files = files(&source.files);
     let info = models::load::info(&files, &options)?;
-    let text = text_tools(config, &files)?;
+    let text = text_tools(config, &files, room)?;
     let (tokens, vocab) = (text.pool.tokenizer().vocab_size(), info.vocab);
     if tokens > vocab as usize {
         // Some families are published so; requests that use such a token are refused one by one.
@@ -391,17 +397,16 @@ fn dtype_name(dtype: models::load::Dtype) -> &'static str {
     }
 }
 
-fn text_tools(config: &Config, files: &ModelFiles) -> Result<TextTools, Cause> {
-    let limits = PoolLimits {
-        concurrent_max: config.batching.tokenization_workers,
-        waiting_bytes_max: TOKENIZE_WAITING_BYTES_MAX,
-        text_bytes_max: config.limits.input_bytes_max,
-    };
+fn text_tools(
+    config: &Config,
+    files: &ModelFiles,
+    room: &TokenizerRoom,
+) -> Result<TextTools, Cause> {
     let tokenizer = match (files.read("tokenizer.json"), config.load_format) {
         (Err(FileError::Missing(_)), LoadFormat::Dummy) => byte_tokenizer::json().into(),
         (read, _) => read?,
     };
-    let pool = TokenizerPool::from_json(&tokenizer, limits)?;
+    let pool = room.pool_from_json(&tokenizer)?;
     let tokenizer_config = files.read_optional("tokenizer_config.json")?;
     let jinja = files.read_optional("chat_template.jinja")?;
     let chat = ChatTemplate::from_config(

@@ -17,7 +17,7 @@ use crate::metrics;
 use crate::registry::{Decoder, TextTools};
 use crate::status::{Fault, empty_input};
 use crate::text::chat::Message;
-use crate::text::detokenize::{Detokenizer, decode_beginning};
+use crate::text::detokenize::Detokenizer;
 use crate::text::stop::StopMatcher;
 use crate::text::stream::TextStream;
 use crate::text::tokenizer::EncodeOptions;
@@ -46,9 +46,10 @@ pub(crate) async fn begin(
     let stops = StopMatcher::new(&checked.stop);
     let stops = stops
         .map_err(|error| Fault::invalid("stopping.stop", "STOP_TOO_LONG", error.to_string()))?;
+    let echo = deadline.limit(echo(decoder, &checked, &prompt)).await;
+    let echo = echo.ok_or_else(Fault::deadline)??;
     let entry = app.running.enter(&request_id);
     report.abort_with(entry.aborted.clone());
-    let tokenizer = decoder.text.pool.tokenizer();
     let opening = Opening {
         entry,
         deadline,
@@ -62,11 +63,9 @@ pub(crate) async fn begin(
         },
         stops: checked.stop.as_slice().into(),
         stop_tokens: checked.sampling.stop_tokens.as_slice().into(),
-        echo: checked
-            .echo
-            .then(|| (decode_beginning(&**tokenizer, &prompt), prompt.clone())),
+        echo,
     };
-    let detokenizer = Detokenizer::after(Arc::clone(tokenizer), &prompt);
+    let detokenizer = Detokenizer::after(Arc::clone(decoder.text.pool.tokenizer()), &prompt);
     let work = Work {
         prompt: prompt.into_iter().map(Token).collect(),
         output_max,
@@ -82,6 +81,19 @@ pub(crate) async fn begin(
     let text = || TextStream::new(detokenizer.clone(), stops.clone());
     let sequences = streams.into_iter().map(|tokens| (tokens, text()));
     Ok(Generation::new(opening, sequences.collect()))
+}
+
+/// The prompt's text and tokens, if they are to come first.
+async fn echo(
+    decoder: &Decoder,
+    checked: &Checked,
+    prompt: &[u32],
+) -> Result<Option<(String, Vec<u32>)>, Fault> {
+    if !checked.echo {
+        return Ok(None);
+    }
+    let text = decoder.text.pool.decode_beginning(prompt.to_vec()).await?;
+    Ok(Some((text, prompt.to_vec())))
 }
 
 /// What all sequences of a request share.

@@ -122,8 +122,8 @@ impl v1::inference_server::Inference for Inference {
         request: Request<v1::DetokenizeRequest>,
     ) -> Result<Response<v1::DetokenizeResponse>, Status> {
         let (context, message) = self.taken(request)?;
-        Ok(Response::new(tokenize::detokenize(
-            &self.app, &context, &message,
-        )?))
+        Ok(Response::new(
+            tokenize::detokenize(&self.app, &context, message).await?,
+        ))
     }
 }

@@ -41,23 +41,19 @@ pub(crate) async fn tokenize(
     metrics::tokenized(model.name(), watch.elapsed());
     let ids = ids.ok_or_else(Fault::deadline)??;
     context.report.add_work(1, ids.len() as u64);
-    let tokenizer = model.text().pool.tokenizer();
-    let piece = |id| v1::TokenPiece {
-        id,
-        text: tokenizer.piece(id).unwrap_or_default(),
-    };
-    let tokens = ids.into_iter().map(piece).collect();
+    let piece = |id, text| v1::TokenPiece { id, text };
+    let tokens = context.deadline.limit(model.text().pool.pieces(ids, piece));
     Ok(v1::TokenizeResponse {
-        tokens,
+        tokens: tokens.await.ok_or_else(Fault::deadline)??,
         model: model.name().to_owned(),
     })
 }
 
 /// The text of tokens.
-pub(crate) fn detokenize(
+pub(crate) async fn detokenize(
     app: &App,
     context: &Context,
-    request: &v1::DetokenizeRequest,
+    request: v1::DetokenizeRequest,
 ) -> Result<v1::DetokenizeResponse, Fault> {
     let model: &Served = app.registry.any(&request.model)?;
     context.report.set_model(model.name());
@@ -69,9 +65,10 @@ pub(crate) fn detokenize(
     if request.keep_special_tokens {
         return Err(Fault::not_built("keep_special_tokens"));
     }
-    let text = model.text().pool.decode(&request.token_ids);
+    let text = model.text().pool.decode(request.token_ids);
+    let text = context.deadline.limit(text).await;
     Ok(v1::DetokenizeResponse {
-        text,
+        text: text.ok_or_else(Fault::deadline)??,
         model: model.name().to_owned(),
     })
 }

@@ -199,7 +199,7 @@ impl ChatTemplate {
                 messages.len()
             )));
         }
-        if let Some(index) = messages.iter().position(|message| !is_name(&message.role)) {
+        if let Some(index) = messages.iter().position(|message| !is_role(&message.role)) {
             return Err(TemplateError::Role { index });
         }
         let unmarkable = || TemplateError::Limit("messages use every noncharacter".to_owned());
@@ -242,7 +242,8 @@ struct Marked<'a> {
     content: Cow<'a, str>,
 }
 
-fn is_name(role: &str) -> bool {
+/// Whether a role is a name: what [`ChatTemplate::render`] takes.
+pub fn is_role(role: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     !role.is_empty() && role.len() <= ROLE_BYTES_MAX && role.bytes().all(letter)
 }

@@ -119,6 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::chat::ChatTemplate;
+    use super::super::detokenize;
     use super::super::samples::{self, byte_level, pool, sentence_piece, unigram};
     use super::super::tokenizer::TokenizerPool;
     use super::*;
@@ -182,7 +183,9 @@ mod tests {
             assert_eq!(special(&ids), special(&own), "{said:?}");
             // The text itself is all there.
             let whole: String = said.iter().map(|content| content.trim()).collect();
-            let text = pool.decode(&ids).replace("user\n", "").replace('\n', "");
+            let text = detokenize::decode(&**pool.tokenizer(), &ids)
+                .replace("user\n", "")
+                .replace('\n', "");
             assert_eq!(text, whole);
         };
         check(

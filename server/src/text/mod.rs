@@ -5,13 +5,13 @@
 //! (never half a character) and [`stop`] (never a character of a stop string).
 //!
 //! Four things hold whatever is sent or loaded:
-//! - No text is tokenized before its length is checked, and only so many at once.
+//! - No text is tokenized before its length is checked, and only so many at once in the whole process.
 //! - A tokenizer's file is of a size, and gives tokens and texts of sizes, that tokenizers have.
 //! - What a message says never becomes a control token, whatever the template does with it.
 //! - A template cannot take more than a stated number of steps and bytes.
 //!
 //! Nothing here knows the wire, the engine or a clock. Everything is a pure function of its input except
-//! [`tokenizer::TokenizerPool`], which bounds how much tokenizing runs at once.
+//! [`tokenizer::TokenizerPool`], whose [`room`] bounds how much tokenizing runs at once.
 
 mod budget;
 pub mod chat;
@@ -23,6 +23,7 @@ mod hugging_face;
 mod json;
 mod patterns;
 mod program;
+pub mod room;
 #[cfg(test)]
 mod samples;
 pub mod stop;

@@ -1,20 +1,21 @@
 //! Token ids from text: our own small view of a tokenizer, and a pool that bounds how much of it runs at once.
 //!
-//! Tokenizing takes up to two seconds and 430 MB for a megabyte of hostile text (measured: full stops and line
-//! breaks, byte-level BPE), half a second and 200 MB for a megabyte of prose, so it never runs unbounded:
-//! the length is checked before anything else, at most `concurrent_max` texts are tokenized at once on
-//! blocking threads, at most `waiting_bytes_max` bytes of texts wait for their turn, and the rest is told to come back later.
+//! Tokenizing is slow (see [`super::room`]), so it never runs unbounded: the length is checked before
+//! anything else, only so many texts are tokenized at once on blocking threads, only so many bytes of texts
+//! wait for their turn, and the rest is told to come back later. What is short is done by the caller itself,
+//! one text at a time.
 
 use std::fmt::Debug;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::chat::{ChatError, ChatTemplate, Message, Rendered};
+use super::chat::{ChatError, ChatTemplate, Message, Rendered, TemplateError};
 pub use super::control::ControlTokens;
 use super::detokenize::{self, Decoding, Prepared};
-use super::hugging_face::HuggingFace;
+pub use super::room::{PoolLimits, TokenizerRoom};
 
 /// What the server asks of a tokenizer. Implementations are pure: the same text gives the same ids.
 pub trait Tokenize: Debug + Send + Sync {
@@ -74,28 +75,6 @@ pub enum SpecialTokens {
     Omit,
 }
 
-/// The bounds of a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolLimits {
-    /// Texts tokenized at once on blocking threads.
-    pub concurrent_max: usize,
-    /// Bytes of texts that may be there, running or waiting for a thread; more are refused as
-    /// [`TokenizeError::Busy`]. One text always finds room.
-    pub waiting_bytes_max: usize,
-    /// Bytes of one text (or of all messages of a chat together).
-    pub text_bytes_max: usize,
-}
-
-impl Default for PoolLimits {
-    fn default() -> Self {
-        Self {
-            concurrent_max: 4,
-            waiting_bytes_max: 64 << 20,
-            text_bytes_max: 1 << 20,
-        }
-    }
-}
-
 /// Why a text has no tokens.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum TokenizeError {
@@ -129,40 +108,37 @@ pub enum TokenizerLoadError {
     Limit(String),
 }
 
-/// A tokenizer with a bounded number of threads to run on.
+/// A tokenizer with a bounded number of threads to run on, which other pools may share.
 #[derive(Debug, Clone)]
 pub struct TokenizerPool {
     tokenizer: Arc<dyn Tokenize>,
-    limits: PoolLimits,
-    /// One permit for each byte of the texts running or waiting.
-    places: Arc<Semaphore>,
-    /// One permit for each text running.
-    threads: Arc<Semaphore>,
+    room: TokenizerRoom,
 }
 
-/// Texts below this are encoded by the caller itself: it takes less time than changing threads twice.
-const INLINE_BYTES: usize = 2 << 10;
+/// Texts below this are encoded by the caller itself, which takes 15 to 45 us for prose and 180 us at worst:
+/// about as long as changing threads twice on a busy machine. `examples/text.rs` measures it.
+const INLINE_BYTES: usize = 256;
+/// As many tokens are looked up by the caller itself, in some 60 us.
+const INLINE_TOKENS: usize = 4096;
+/// Bytes that a template may write beside the messages: 128 for each of the most messages there may be.
+const TEMPLATE_BYTES_MAX: usize = 128 << 10;
+/// Bytes that a token takes of the room while it is looked up.
+const TOKEN_BYTES: usize = size_of::<u32>();
 
 impl TokenizerPool {
-    /// A pool over the tokenizer of a tokenizer.json. Truncation and padding set in the file are ignored.
+    /// A pool over the tokenizer of a tokenizer.json, with a room of its own. Truncation and padding set in
+    /// the file are ignored.
     pub fn from_json(bytes: &[u8], limits: PoolLimits) -> Result<Self, TokenizerLoadError> {
-        Ok(Self::new(Arc::new(HuggingFace::from_json(bytes)?), limits))
+        TokenizerRoom::new(limits).pool_from_json(bytes)
     }
 
-    /// A pool over any tokenizer.
+    /// A pool over any tokenizer, with a room of its own.
     pub fn new(tokenizer: Arc<dyn Tokenize>, limits: PoolLimits) -> Self {
-        let concurrent_max = limits.concurrent_max.max(1);
-        Self {
-            tokenizer,
-            limits,
-            places: Arc::new(Semaphore::new(
-                limits
-                    .waiting_bytes_max
-                    .max(limits.text_bytes_max)
-                    .max(INLINE_BYTES),
-            )),
-            threads: Arc::new(Semaphore::new(concurrent_max)),
-        }
+        TokenizerRoom::new(limits).pool(tokenizer)
+    }
+
+    pub(super) fn sharing(room: TokenizerRoom, tokenizer: Arc<dyn Tokenize>) -> Self {
+        Self { tokenizer, room }
     }
 
     /// The ids of a text.
@@ -173,7 +149,10 @@ impl TokenizerPool {
     ) -> Result<Vec<u32>, TokenizeError> {
         self.check_bytes(text.len())?;
         if text.len() < INLINE_BYTES {
-            return self.tokenizer.encode(&text, options);
+            let ids = self.tokenizer.encode(&text, options);
+            drop(text);
+            let_others_run().await;
+            return ids;
         }
         self.on_thread(text.len(), move |tokenizer| {
             tokenizer.encode(&text, options)
@@ -192,18 +171,50 @@ impl TokenizerPool {
         let message_bytes = |message: &Message| message.role.len() + message.content.len();
         let bytes = messages.iter().map(message_bytes).sum();
         self.check_bytes(bytes)?;
+        let rendered_bytes_max = self
+            .limits()
+            .text_bytes_max
+            .saturating_add(TEMPLATE_BYTES_MAX);
         let template = template.clone();
         // Always on a thread: a template is a program, and a bad one takes long over a short message.
         self.on_thread(bytes, move |tokenizer| {
             let rendered = template.render(&messages, tokenizer.control_tokens())?;
+            let bytes = rendered.text.len();
+            if bytes > rendered_bytes_max {
+                let message =
+                    format!("it made {bytes} bytes of text, more than {rendered_bytes_max}");
+                return Err(TemplateError::Limit(message).into());
+            }
             Ok(tokenizer.encode_rendered(&rendered)?)
         })
         .await
     }
 
     /// The text of a whole sequence, as a [`detokenize::Detokenizer`] gives it piece by piece.
-    pub fn decode(&self, ids: &[u32]) -> String {
-        detokenize::decode(&*self.tokenizer, ids)
+    pub async fn decode(&self, ids: Vec<u32>) -> Result<String, TokenizeError> {
+        self.on_tokens(ids, |tokenizer, ids| detokenize::decode(tokenizer, &ids))
+            .await
+    }
+
+    /// The text of a sequence that goes on: [`detokenize::Detokenizer::after`] gives the rest.
+    pub async fn decode_beginning(&self, ids: Vec<u32>) -> Result<String, TokenizeError> {
+        self.on_tokens(ids, |tokenizer, ids| {
+            detokenize::decode_beginning(tokenizer, &ids)
+        })
+        .await
+    }
+
+    /// What `make` makes of each id and its vocabulary entry; of an unknown id's, which is empty.
+    pub async fn pieces<T: Send + 'static>(
+        &self,
+        ids: Vec<u32>,
+        make: impl Fn(u32, String) -> T + Send + 'static,
+    ) -> Result<Vec<T>, TokenizeError> {
+        self.on_tokens(ids, move |tokenizer, ids| {
+            let piece = |id| make(id, tokenizer.piece(id).unwrap_or_default());
+            ids.into_iter().map(piece).collect()
+        })
+        .await
     }
 
     /// The tokenizer itself.
@@ -213,15 +224,29 @@ impl TokenizerPool {
 
     /// The bounds.
     pub fn limits(&self) -> PoolLimits {
-        self.limits
+        self.room.limits()
     }
 
     fn check_bytes(&self, bytes: usize) -> Result<(), TokenizeError> {
-        let bytes_max = self.limits.text_bytes_max;
+        let bytes_max = self.limits().text_bytes_max;
         if bytes > bytes_max {
             return Err(TokenizeError::TooLarge { bytes, bytes_max });
         }
         Ok(())
+    }
+
+    /// Runs work that takes some 15 ns for each token, on a blocking thread if there are many.
+    async fn on_tokens<T: Send + 'static>(
+        &self,
+        ids: Vec<u32>,
+        work: impl FnOnce(&dyn Tokenize, Vec<u32>) -> T + Send + 'static,
+    ) -> Result<T, TokenizeError> {
+        if ids.len() <= INLINE_TOKENS {
+            return Ok(work(&*self.tokenizer, ids));
+        }
+        let bytes = ids.len() * TOKEN_BYTES;
+        self.on_thread(bytes, move |tokenizer| Ok(work(tokenizer, ids)))
+            .await
     }
 
     /// Runs work on a blocking thread. A panic there goes on in the caller.
@@ -234,7 +259,7 @@ impl TokenizerPool {
         T: Send + 'static,
         E: From<TokenizeError> + Send + 'static,
     {
-        let permits = self.permits(bytes).await?;
+        let permits = self.room.permits(bytes).await?;
         let tokenizer = Arc::clone(&self.tokenizer);
         let task = tokio::task::spawn_blocking(move || {
             let result = work(&*tokenizer);
@@ -250,29 +275,28 @@ impl TokenizerPool {
             },
         }
     }
+}
 
-    /// Waits for a thread. The permits go with the work, so that work whose caller went away still counts.
-    async fn permits(
-        &self,
-        bytes: usize,
-    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), TokenizeError> {
-        let busy = |_| TokenizeError::Busy;
-        // A short text is not free either.
-        let bytes = u32::try_from(bytes.max(INLINE_BYTES)).map_err(|_| TokenizeError::Busy)?;
-        let place = Arc::clone(&self.places)
-            .try_acquire_many_owned(bytes)
-            .map_err(busy)?;
-        let closed = |_| TokenizeError::Busy;
-        let thread = Arc::clone(&self.threads)
-            .acquire_owned()
-            .await
-            .map_err(closed)?;
-        Ok((place, thread))
-    }
+/// Ends this poll of the caller, which is polled again at once. A caller of many futures takes them by
+/// turns then, but would take all in one poll if each went on (and `yield_now` of tokio tells only the
+/// runtime, not such a caller).
+async fn let_others_run() {
+    let mut polled = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut polled, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::stream::{self, StreamExt as _};
     use proptest::prelude::*;
     use tokio::runtime::Builder;
 
@@ -339,7 +363,7 @@ mod tests {
             (None, None)
         );
         assert_eq!(
-            pool.decode(&encode(&pool, "hello wörld 世", PLAIN)),
+            block_on(pool.decode(encode(&pool, "hello wörld 世", PLAIN))).unwrap(),
             "hello wörld 世"
         );
     }
@@ -431,7 +455,7 @@ mod tests {
                 })
             );
 
-            let running = pool.permits(4096).await.unwrap();
+            let running = pool.room.permits(4096).await.unwrap();
             let mut waiting = Box::pin(pool.encode(text(4096), PLAIN));
             assert!(ready(&mut waiting).await.is_none());
             assert_eq!(
@@ -446,8 +470,148 @@ mod tests {
             assert!(ready(&mut waiting).await.is_none());
             drop(running);
             assert_eq!(waiting.await.unwrap().len(), 4096);
-            assert_eq!(pool.places.available_permits(), 10_000);
+            assert_eq!(pool.room.places.available_permits(), 10_000);
         });
+    }
+
+    #[test]
+    fn a_caller_of_many_short_texts_encodes_few_of_them_in_one_poll() {
+        let counting = Arc::new(Counting::default());
+        let pool = TokenizerPool::new(counting.clone(), PoolLimits::default());
+        let encoded = || counting.encoded.load(Ordering::Relaxed);
+        block_on(async {
+            let short = |_| pool.encode("short".to_owned(), PLAIN);
+            let mut all = Box::pin(
+                stream::iter(0..128)
+                    .map(short)
+                    .buffered(128)
+                    .collect::<Vec<_>>(),
+            );
+            assert!(ready(&mut all).await.is_none());
+            assert!((1..=2).contains(&encoded()), "{} at once", encoded());
+            assert_eq!(all.await.len(), 128);
+            assert_eq!(encoded(), 128);
+        });
+    }
+
+    /// Counts the texts and gives no tokens.
+    #[derive(Debug)]
+    struct Counting {
+        encoded: AtomicUsize,
+        other: Arc<dyn Tokenize>,
+    }
+
+    impl Default for Counting {
+        fn default() -> Self {
+            let other = Arc::clone(pool(&byte_level()).tokenizer());
+            let encoded = AtomicUsize::new(0);
+            Self { encoded, other }
+        }
+    }
+
+    impl Tokenize for Counting {
+        fn encode(&self, _: &str, _: EncodeOptions) -> Result<Vec<u32>, TokenizeError> {
+            self.encoded.fetch_add(1, Ordering::Relaxed);
+            Ok(Vec::new())
+        }
+        fn encode_rendered(&self, _: &Rendered) -> Result<Vec<u32>, TokenizeError> {
+            self.encode("", PLAIN)
+        }
+        fn piece(&self, id: u32) -> Option<String> {
+            self.other.piece(id)
+        }
+        fn is_special(&self, id: u32) -> bool {
+            self.other.is_special(id)
+        }
+        fn control_tokens(&self) -> &ControlTokens {
+            self.other.control_tokens()
+        }
+        fn id(&self, piece: &str) -> Option<u32> {
+            self.other.id(piece)
+        }
+        fn vocab_size(&self) -> usize {
+            self.other.vocab_size()
+        }
+        fn decoding(&self) -> &Decoding {
+            self.other.decoding()
+        }
+    }
+
+    #[test]
+    fn many_tokens_are_looked_up_on_a_thread_and_few_at_once() {
+        let limits = PoolLimits {
+            concurrent_max: 1,
+            ..PoolLimits::default()
+        };
+        let sample = byte_level().to_string();
+        let pool = TokenizerPool::from_json(sample.as_bytes(), limits).unwrap();
+        let (few, many) = (vec![97; INLINE_TOKENS], vec![97; INLINE_TOKENS + 1]);
+        let piece = |_, text: String| text;
+        block_on(async {
+            let running = pool.room.permits(1).await.unwrap();
+            let text = ready(&mut Box::pin(pool.decode(few.clone()))).await;
+            assert_eq!(text.unwrap().unwrap(), "a".repeat(INLINE_TOKENS));
+            let pieces = ready(&mut Box::pin(pool.pieces(few, piece))).await;
+            assert_eq!(pieces.unwrap().unwrap()[0], "a");
+
+            let mut text = Box::pin(pool.decode(many.clone()));
+            let mut beginning = Box::pin(pool.decode_beginning(many.clone()));
+            let mut pieces = Box::pin(pool.pieces(many, piece));
+            assert!(ready(&mut text).await.is_none());
+            assert!(ready(&mut beginning).await.is_none());
+            assert!(ready(&mut pieces).await.is_none());
+            drop(running);
+            let expect = "a".repeat(INLINE_TOKENS + 1);
+            assert_eq!(text.await.unwrap(), expect);
+            assert_eq!(beginning.await.unwrap(), expect);
+            assert_eq!(pieces.await.unwrap().concat(), expect);
+        });
+    }
+
+    #[test]
+    fn pools_that_share_a_room_keep_its_bounds_together() {
+        let room = TokenizerRoom::new(PoolLimits {
+            concurrent_max: 1,
+            waiting_bytes_max: 10_000,
+            text_bytes_max: 4096,
+        });
+        let of = |sample: serde_json::Value| room.pool_from_json(sample.to_string().as_bytes());
+        let (one, other) = (of(byte_level()).unwrap(), of(word_piece()).unwrap());
+        let text = || "a".repeat(4096);
+        block_on(async {
+            let mut first = Box::pin(one.encode(text(), PLAIN));
+            let running = room.permits(4096).await.unwrap();
+            assert!(ready(&mut first).await.is_none());
+            assert_eq!(other.encode(text(), PLAIN).await, Err(TokenizeError::Busy));
+            drop(running);
+            assert_eq!(first.await.unwrap().len(), 4096);
+            assert!(other.encode(text(), PLAIN).await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_template_that_makes_far_more_than_it_was_given_is_refused() {
+        let pool = TokenizerPool::from_json(
+            byte_level().to_string().as_bytes(),
+            PoolLimits {
+                text_bytes_max: 1000,
+                ..PoolLimits::default()
+            },
+        )
+        .unwrap();
+        let template = "{% for _ in range(150) %}{{ messages[0].content }}{% endfor %}";
+        let template = ChatTemplate::from_config(b"{}", Some(template.as_bytes())).unwrap();
+        let encode = |content: String| {
+            let role = "user".to_owned();
+            let messages = vec![Message { role, content }];
+            block_on(pool.encode_chat(template.as_ref().unwrap(), messages))
+        };
+        assert_eq!(encode("x".repeat(880)).unwrap().len(), 132_000);
+        let expect = "it made 132150 bytes of text, more than 132072".to_owned();
+        assert_eq!(
+            encode("x".repeat(881)),
+            Err(ChatError::Template(TemplateError::Limit(expect)))
+        );
     }
 
     /// The result of a future if it is there without waiting.
