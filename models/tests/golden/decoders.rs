@@ -3,7 +3,7 @@
 use engine::executor::Row;
 use engine::sampling::Sampling;
 use models::files::ModelFiles;
-use models::load::{Dtype, LoadFormat, LoadOptions};
+use models::load::{Dtype, LoadFormat, LoadOptions, Threads};
 use scheduler::request::Token;
 
 use crate::drive::{Driver, Sequence};
@@ -179,7 +179,7 @@ fn preemption_changes_no_bit() {
 
 /// A network of random weights, from its configuration alone, with longer steps than the committed
 /// ones have positions for.
-fn dummy(dtype: Dtype) -> Driver {
+fn dummy(dtype: Dtype, threads: usize) -> Driver {
     let config: &[u8] = br#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 32,
         "intermediate_size": 48, "max_position_embeddings": 1024, "num_attention_heads": 4,
         "num_hidden_layers": 2, "num_key_value_heads": 2, "vocab_size": 256}"#;
@@ -189,6 +189,7 @@ fn dummy(dtype: Dtype) -> Driver {
         kv_cache_bytes: 32 << 20,
         running_max: 70,
         step_tokens_max: 1024,
+        threads: Threads::new(threads),
         ..options(Some(dtype))
     };
     Driver::new(&files, &options)
@@ -204,7 +205,7 @@ fn made_up(count: u32, seed: u32) -> Vec<Token> {
 #[test]
 fn long_steps_change_no_bit() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        let mut driver = dummy(dtype);
+        let mut driver = dummy(dtype, 2);
         let mut generated = |sizes: &[usize]| {
             let mut sequence = driver.admit(&made_up(700, 3), &greedy());
             driver.generate(&mut sequence, 3, sizes);
@@ -221,7 +222,7 @@ fn long_steps_change_no_bit() {
 #[test]
 fn seventy_streams_sample_in_one_step() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        let mut driver = dummy(dtype);
+        let mut driver = dummy(dtype, 2);
         let sampling = |seed: u32| Sampling {
             temperature: Some(1.0),
             seed: u64::from(seed),
@@ -246,6 +247,26 @@ fn seventy_streams_sample_in_one_step() {
             driver.generate(&mut alone, 2, &[usize::MAX]);
             assert_eq!(alone.bits(), stream.bits(), "{dtype:?} {seed}");
         }
+    }
+}
+
+/// After the first steps every buffer has its size, until a sequence gets another block. One
+/// thread, because with more it depends on chance which of them draws for whom.
+#[test]
+fn a_steady_decode_asks_for_no_memory() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let mut driver = dummy(dtype, 1);
+        let sampling = Sampling {
+            temperature: Some(0.8),
+            top_p: Some(0.9),
+            ..Sampling::default()
+        };
+        let mut streams: Vec<Sequence> = (0..8)
+            .map(|seed| driver.admit(&made_up(20, seed), &sampling))
+            .collect();
+        // The prompts, then decodes up to the end of the second block.
+        let counts = driver.allocations(&mut streams, 12);
+        assert_eq!(counts[2..], [0; 10], "{dtype:?}: {counts:?}");
     }
 }
 

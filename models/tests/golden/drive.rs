@@ -63,6 +63,14 @@ impl Driver {
     /// Computes the next positions of some sequences in one step; who gets to its last known
     /// token samples the next.
     pub(crate) fn step(&mut self, work: &mut [(&mut Sequence, usize)]) {
+        let plan = self.plan(work);
+        let mut rows = Rows::default();
+        self.run(&plan, &mut rows);
+        take(work, &rows);
+    }
+
+    /// The plan of such a step, which is to be run.
+    fn plan(&mut self, work: &mut [(&mut Sequence, usize)]) -> Plan {
         self.step += 1;
         let mut plan = Plan {
             step: self.step,
@@ -88,27 +96,33 @@ impl Driver {
             });
             sequence.computed = end;
         }
-        let rows = self.run(&plan);
-        let mut rows = rows.rows.into_iter();
-        for (sequence, _) in work.iter_mut() {
-            if sequence.computed == sequence.tokens.len() {
-                let (id, row) = rows.next().unwrap();
-                assert_eq!(id, sequence.id);
-                if let Row::Token { drawn, .. } = &row {
-                    sequence.tokens.push(drawn.token);
-                }
-                sequence.rows.push(row);
-            }
-        }
-        assert!(rows.next().is_none());
+        plan
     }
 
-    fn run(&mut self, plan: &Plan) -> Rows {
-        let mut rows = Rows::default();
+    fn run(&mut self, plan: &Plan, rows: &mut Rows) {
         self.executor.launch(plan).unwrap();
-        self.executor.wait(&mut rows).unwrap();
+        self.executor.wait(rows).unwrap();
         assert_eq!(rows.step, plan.step);
-        rows
+    }
+
+    /// How often the executor asks for memory in each of some steps in which every sequence computes
+    /// what it knows.
+    pub(crate) fn allocations(&mut self, sequences: &mut [Sequence], steps: usize) -> Vec<u64> {
+        let mut rows = Rows::default();
+        let mut count = |_| {
+            let mut work: Vec<_> = sequences
+                .iter_mut()
+                .map(|sequence| {
+                    let size = sequence.next(usize::MAX);
+                    (sequence, size)
+                })
+                .collect();
+            let plan = self.plan(&mut work);
+            let counted = allocation_counter::measure(|| self.run(&plan, &mut rows));
+            take(&mut work, &rows);
+            counted.count_total
+        };
+        (0..steps).map(&mut count).collect()
     }
 
     /// Computes in chunks of `sizes`, over and over, until `count` tokens are sampled in all.
@@ -119,6 +133,22 @@ impl Driver {
             self.step(&mut [(sequence, size)]);
         }
     }
+}
+
+/// Gives the sequences that were sampled their rows.
+fn take(work: &mut [(&mut Sequence, usize)], rows: &Rows) {
+    let mut rows = rows.rows.iter();
+    for (sequence, _) in work.iter_mut() {
+        if sequence.computed == sequence.tokens.len() {
+            let (id, row) = rows.next().unwrap();
+            assert_eq!(*id, sequence.id);
+            if let Row::Token { drawn, .. } = row {
+                sequence.tokens.push(drawn.token);
+            }
+            sequence.rows.push(row.clone());
+        }
+    }
+    assert!(rows.next().is_none());
 }
 
 impl Sequence {
