@@ -7,7 +7,8 @@
 
 #![expect(unsafe_code, reason = "register tiles read through pointers")]
 
-use crate::gemm::{Inputs, Lane, Lanes, multiply};
+use crate::gemm::Lane;
+use crate::multiply::{Inputs, Lanes, multiply};
 use crate::pages::{PAGE, PageLane, PageLayout};
 use crate::shared::SharedMut;
 use crate::simd::{Format, Kernel, LANES, Simd, math};

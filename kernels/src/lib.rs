@@ -25,6 +25,7 @@ mod gemm;
 pub mod kv;
 pub mod linear;
 pub mod mapped;
+mod multiply;
 pub mod norm;
 mod pages;
 mod pool;
