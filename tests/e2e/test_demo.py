@@ -12,7 +12,7 @@ CHECKS = json.loads((ROOT / "models/demo/decoder/checks.json").read_text())
 # Each mode forces the scheduler to do something to the sequences; the text must not notice.
 MODES = {
     "as shipped": [],
-    "chunked prompts": ["--max-batch-prefill-tokens", "48"],
+    "chunked prompts": ["--max-batch-prefill-tokens", "48", "--max-batch-size", "48"],
     "few blocks, so preemption": ["--kv-cache-size", "3MiB", "--max-total-tokens", "1152"],
 }
 
