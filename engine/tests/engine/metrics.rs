@@ -250,27 +250,27 @@ async fn gauges_follow_a_failure() {
     let gauges = || {
         let blocks = |state: &str| {
             let label = format!(", (\"state\", \"{state}\")");
-            f64::from_bits(own(model, "kv_blocks", &label))
+            f64::from_bits(own(model, "kv_blocks", &label)) as u64
         };
         let [running, waiting] = ["requests_running", "requests_waiting"]
-            .map(|name| f64::from_bits(own(model, name, "")));
+            .map(|name| f64::from_bits(own(model, name, "")) as u64);
         [running, waiting, blocks("active")]
     };
     let requests = [request(&prompt(1, 8), 50), request(&prompt(2, 8), 50)];
     let mut streams = bench.generate_held(requests).await;
     bench.allow(0).await;
-    assert_eq!(gauges(), [2.0, 0.0, 5.0]);
+    assert_eq!(gauges(), [2, 0, 5]);
     bench.device.fail_next(Fault::Error);
     bench.device.hang_starts();
     bench.device.release();
     reach(&mut bench.handle.health(), Health::Restarting).await;
     until(|| bench.device.starts() == 2).await;
-    assert_eq!(gauges(), [0.0, 2.0, 0.0], "both wait for an executor");
+    assert_eq!(gauges(), [0, 2, 0], "both wait for an executor");
     bench.clock.advance(START_TIMEOUT);
     for tokens in &mut streams {
         assert_eq!(read(tokens).await.end, Some(End::EngineDown));
     }
     assert!(soon(bench.completion.wait()).await.is_err());
-    assert_eq!(gauges(), [0.0, 0.0, 0.0]);
+    assert_eq!(gauges(), [0, 0, 0]);
     bench.device.release_hung();
 }

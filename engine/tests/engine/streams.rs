@@ -213,7 +213,16 @@ async fn a_burst_fills_the_slots_and_the_queue() {
         assert_eq!(read(tokens).await.tokens.len(), 4);
     }
     bench.quiet().await;
-    let refusal = soon(bench.handle.generate_all(burst(6))).await;
+    // Nobody can end before the last one is asked for.
+    bench.device.hold();
+    let mut six = Box::pin(bench.handle.generate_all(burst(6)));
+    let refusal = if let Some(refusal) = at_once(&mut six).await {
+        refusal
+    } else {
+        bench.device.allow(1);
+        soon(six).await
+    };
+    bench.device.release();
     let full = |refusal: &Refusal| matches!(refusal, Refusal::Reject(Reject::QueueFull { .. }));
     assert!(full(&refusal.unwrap_err()));
     bench.quiet().await;

@@ -281,6 +281,95 @@ fn who_gave_way_too_often_is_passed_over_while_somebody_else_can() {
 }
 
 #[test]
+fn who_gave_way_comes_back_when_there_is_room_to_grow() {
+    assert_snapshot!(play("
+        limits step=32 running=4 blocks=8x2
+        submit a prompt=1 out=12
+        submit b prompt=2 out=4
+        submit c prompt=3 out=3
+        submit d prompt=6 out=6
+        run
+        stats
+    "), @r"
+    1: a[0..1] b[0..2] c[0..3] d[0..6] | a starts | b starts | c starts | d starts
+    1. a+ b+ c+ d+
+    2: a[1..2] b[2..3] c[3..4]
+    2. a+ b+ c+
+    3: a[2..3] b[3..4] c[4..5]
+    3. a+ b+ c+ | c ends: Length
+    4: a[3..4] b[4..5]
+    4. a+ b+ | b ends: Length
+    5: a[4..5]
+    5. a+
+    6: a[5..6]
+    6. a+
+    7: a[6..7]
+    7. a+
+    8: a[7..8]
+    8. a+
+    9: a[8..9]
+    9. a+
+    10: a[9..10]
+    10. a+
+    11: a[10..11]
+    11. a+
+    12: a[11..12]
+    12. a+ | a ends: Length
+    13: d[0..7]
+    13. d+
+    14: d[7..8]
+    14. d+
+    15: d[8..9]
+    15. d+
+    16: d[9..10]
+    16. d+
+    17: d[10..11]
+    17. d+ | d ends: Length
+    waiting 0 running 0 free 1 active 0 cached 7 preemptions 1 evictions 11
+    ");
+}
+
+#[test]
+fn the_best_ranked_is_never_preempted() {
+    assert_snapshot!(play("
+        limits step=32 running=4 blocks=8x2 preemptions=1
+        submit a prompt=4 out=12
+        submit c prompt=5 out=4
+        submit d prompt=1 out=6
+        run
+        stats
+    "), @r"
+    1: a[0..4] c[0..5] d[0..1] | a starts | c starts | d starts
+    1. a+ c+ d+
+    2: a[4..5] c[5..6] d[1..2]
+    2. a+ c+ d+
+    3: a[5..6] c[6..7]
+    3. a+ c+
+    4: a[6..7] c[7..8]
+    4. a+ c+ | c ends: Length
+    5: a[7..8] d[0..3]
+    5. a+ d+
+    6: a[8..9] d[3..4]
+    6. a+ d+
+    7: a[9..10] d[4..5]
+    7. a+ d+
+    8: a[10..11]
+    8. a+
+    9: a[11..12]
+    9. a+
+    10: a[12..13]
+    10. a+
+    11: a[13..14]
+    11. a+
+    12: a[14..15]
+    12. a+ | a ends: Length
+    13: d[0..6]
+    13. d+ | d ends: Length
+    waiting 0 running 0 free 0 active 0 cached 8 preemptions 2 evictions 9
+    ");
+}
+
+#[test]
 fn without_patience_everybody_still_ends() {
     assert_snapshot!(play("
         limits step=16 running=3 blocks=6x2 preemptions=0
