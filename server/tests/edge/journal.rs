@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use paternoster_client::v1;
 use serde_json::Value;
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
 
 use crate::world::{Plan, World, ask, reason};
 
@@ -24,8 +26,12 @@ impl Write for Lines {
 }
 
 impl Lines {
-    /// Logs this thread, which is the whole server of a test, until the guard is dropped.
-    fn record() -> (Self, tracing::subscriber::DefaultGuard) {
+    /// Logs this thread, which is the whole server of a test, until the guards are dropped.
+    ///
+    /// While there is one subscriber alone, whoever first comes to a line on a thread without it
+    /// switches the line off for all threads; a second one prevents that.
+    fn record() -> (Self, (DefaultGuard, Dispatch)) {
+        let second = Dispatch::new(NoSubscriber::default());
         let lines = Self::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -33,7 +39,7 @@ impl Lines {
             .flatten_event(true)
             .with_writer(move || writer.clone())
             .finish();
-        (lines, tracing::subscriber::set_default(subscriber))
+        (lines, (set_default(subscriber), second))
     }
 
     /// The lines of calls, in the order of their ends.
