@@ -529,6 +529,11 @@ mod tests {
         assert_eq!(decode(&strip, &pieces), "_ab");
         assert_eq!(decode(&fused, &pieces), "_a_b____");
         assert_eq!(decode(&fused, &["_"]), "");
+        // A run of byte pieces is one piece.
+        let start = json!({ "type": "Strip", "content": "_", "start": 1, "stop": 0 });
+        let bytes = json!({ "type": "Sequence", "decoders": [{ "type": "ByteFallback" }, start] });
+        let pieces = ["<0x5F>", "<0x5F>", "a", "<0x5F>", "b"];
+        assert_eq!(decode(&bytes, &pieces), "_ab");
     }
 
     #[test]
