@@ -14,11 +14,16 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use benches::clock::{median, quantile, timed, timed_async};
+use benches::clock::{median, quantile, timed_async};
 use engine::config::EngineConfig;
 use engine::fake::{FakeConfig, FakeDevice};
+use engine::handle::{Generate, Handle};
+use engine::request::{Priority, Token};
+use engine::sampling::Sampling;
 use paternoster_client::Client;
-use paternoster_client::v1::{GenerateRequest, Stopping, generate_request::Input};
+use paternoster_client::v1::generate_request::Input;
+use paternoster_client::v1::generate_response::Event;
+use paternoster_client::v1::{GenerateRequest, Stopping};
 use scheduler::limits::{Limits as SchedulerLimits, Pool};
 use server::app::App;
 use server::limits::Limits;
@@ -32,82 +37,155 @@ async fn main() {
     let free = start(Duration::ZERO).await;
     throughput(&free, 5).await;
     let paced = start(STEP).await;
-    let step_s = tokio::task::spawn_blocking(paced_step).await.unwrap();
-    added_latency(&paced, step_s).await;
+    added_latency(&paced, 3).await;
 }
 
 /// One step of the paced executor.
 const STEP: Duration = Duration::from_millis(10);
-/// Seconds that a step of the paced executor really takes: the system wakes a sleeper a little late.
-#[expect(clippy::disallowed_methods, reason = "the sleep is what is measured")]
-fn paced_step() -> f64 {
-    let sleeps = [(); 50].map(|()| timed(|| std::thread::sleep(STEP)).0);
-    median(&sleeps)
-}
-
 /// Tokens of a paced request: one second of steps, so that 100 requests/s are 100 at once.
 const PACED_TOKENS: u32 = 100;
+const PACED_REQUESTS: u32 = 500;
 
-async fn throughput(address: &str, rounds: usize) {
+/// A server, and the handle of its engine.
+struct Stack {
+    address: String,
+    engine: Handle,
+}
+
+async fn throughput(stack: &Stack, rounds: usize) {
     const STREAMS: usize = 64;
     const TOKENS: u32 = 1024;
-    let clients = connect(address, 8).await;
-    let mut rates = Vec::new();
+    let clients = connect(&stack.address, 8).await;
+    let (mut rates, mut messages) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let (seconds, ()) = timed_async(async {
+        let (seconds, sent) = timed_async(async {
             let mut streams = JoinSet::new();
             for stream in 0..STREAMS {
                 let client = clients[stream % clients.len()].clone();
                 streams.spawn(async move { generate(&client, TOKENS).await });
             }
+            let mut sent = 0;
             while let Some(stream) = streams.join_next().await {
-                assert_eq!(stream.unwrap().tokens, TOKENS);
+                let run = stream.unwrap();
+                assert_eq!(run.tokens, TOKENS);
+                sent += run.messages;
             }
+            sent
         })
         .await;
         rates.push(STREAMS as f64 * f64::from(TOKENS) / seconds);
+        messages.push(f64::from(sent) / seconds);
     }
     println!(
-        "tokens/s through the stack, {STREAMS} streams of {TOKENS}: median {:.0}",
-        median(&rates)
+        "through the stack, {STREAMS} streams of {TOKENS}: median {:.0} tokens/s in {:.0} messages/s",
+        median(&rates),
+        median(&messages)
     );
 }
 
-async fn added_latency(address: &str, step_s: f64) {
-    const REQUESTS: u32 = 1000;
-    let clients = connect(address, 8).await;
-    let mut arrivals = tokio::time::interval(Duration::from_millis(10));
-    let mut requests = JoinSet::new();
-    for request in 0..REQUESTS {
-        arrivals.tick().await;
-        let client = clients[request as usize % clients.len()].clone();
-        requests.spawn(async move { timed_async(generate(&client, PACED_TOKENS)).await });
-    }
-    let (mut first, mut whole) = (Vec::new(), Vec::new());
-    while let Some(done) = requests.join_next().await {
-        let (seconds, run) = done.unwrap();
-        // A request that arrives during a step waits for its end: on average half a step.
-        whole.push((seconds - f64::from(PACED_TOKENS) * step_s) * 1e3);
-        first.push((run.first_token - step_s) * 1e3);
-    }
-    println!(
-        "added to {PACED_TOKENS} steps of {:.3} ms at 100 requests/s, in ms (waiting for a running step included):",
-        step_s * 1e3
-    );
-    for (name, values) in [("first token", first), ("whole request", whole)] {
-        let at = |share| quantile(&values, share);
-        println!(
-            "  {name:<14} p50 {:.2}  p95 {:.2}  p99 {:.2}",
-            at(0.5),
-            at(0.95),
-            at(0.99)
+/// What gRPC and text add to the engine: the same arrivals once to the engine's own handle and once
+/// over a socket, in turn. Waiting for the step that runs at the arrival is in both.
+async fn added_latency(stack: &Stack, rounds: usize) {
+    let clients = connect(&stack.address, 8).await;
+    let tokens: Arc<[Token]> = PROMPT.bytes().map(|byte| Token(byte.into())).collect();
+    let (mut bare, mut whole) = (Latencies::default(), Latencies::default());
+    for _ in 0..rounds {
+        bare.extend(arrivals(|_| bare_run(stack.engine.clone(), Arc::clone(&tokens))).await);
+        whole.extend(
+            arrivals(|request| {
+                let client = clients[request as usize % clients.len()].clone();
+                async move { generate(&client, PACED_TOKENS).await }
+            })
+            .await,
         );
     }
+    println!(
+        "{PACED_TOKENS} steps of {STEP:?}, 100 requests/s, about 100 at once, {rounds} rounds in turn, in ms:"
+    );
+    println!("                        p50      p95      p99");
+    for (name, engine, stack) in [
+        ("first token", &bare.first, &whole.first),
+        ("whole request", &bare.whole, &whole.whole),
+    ] {
+        let at = |values: &[f64]| [0.5, 0.95, 0.99].map(|share| quantile(values, share));
+        let (engine, stack) = (at(engine), at(stack));
+        let added = [0, 1, 2].map(|rank| stack[rank] - engine[rank]);
+        for (side, values) in [("engine", engine), ("stack", stack), ("added", added)] {
+            let [p50, p95, p99] = values;
+            println!("{name:<14} {side:<6} {p50:8.2} {p95:8.2} {p99:8.2}");
+        }
+    }
 }
 
+/// Milliseconds from arrivals.
+#[derive(Default)]
+struct Latencies {
+    first: Vec<f64>,
+    whole: Vec<f64>,
+}
+
+impl Latencies {
+    fn extend(&mut self, other: Self) {
+        self.first.extend(other.first);
+        self.whole.extend(other.whole);
+    }
+}
+
+/// Requests that arrive every 10 ms, whatever became of those before.
+async fn arrivals<F>(request: impl Fn(u32) -> F) -> Latencies
+where
+    F: Future<Output = Run> + Send + 'static,
+{
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let mut requests = JoinSet::new();
+    for number in 0..PACED_REQUESTS {
+        ticks.tick().await;
+        requests.spawn(timed_async(request(number)));
+    }
+    let mut latencies = Latencies::default();
+    while let Some(done) = requests.join_next().await {
+        let (seconds, run) = done.unwrap();
+        latencies.whole.push(seconds * 1e3);
+        latencies.first.push(run.first_token * 1e3);
+    }
+    latencies
+}
+
+/// A request to the engine itself.
+async fn bare_run(engine: Handle, prompt: Arc<[Token]>) -> Run {
+    let request = Generate {
+        prompt,
+        sampling: Sampling::default(),
+        output_max: NonZeroU32::new(PACED_TOKENS).unwrap(),
+        priority: Priority::default(),
+        timeout: None,
+        tenant: String::new(),
+        cache_salt: String::new(),
+    };
+    let (first_token, (mut stream, mut run)) = timed_async(async {
+        let mut stream = engine.generate(request).await.unwrap();
+        let mut run = Run::default();
+        while run.tokens == 0 {
+            run.tokens += stream.next().await.unwrap().tokens.len() as u32;
+        }
+        (stream, run)
+    })
+    .await;
+    run.first_token = first_token;
+    while let Some(progress) = stream.next().await {
+        run.tokens += progress.tokens.len() as u32;
+    }
+    run
+}
+
+const PROMPT: &str = "A lift that never stops.";
+
 /// What one stream gave.
+#[derive(Default)]
 struct Run {
     tokens: u32,
+    /// Messages that held tokens.
+    messages: u32,
     /// Seconds from the call to the first token.
     first_token: f64,
 }
@@ -119,34 +197,32 @@ async fn generate(client: &Client, max_tokens: u32) -> Run {
         ..Default::default()
     };
     let request = GenerateRequest {
-        input: Some(Input::Prompt("A lift that never stops.".to_owned())),
+        input: Some(Input::Prompt(PROMPT.to_owned())),
         stopping: Some(stopping),
         ..Default::default()
     };
-    let (first_token, (mut events, mut tokens)) = timed_async(async {
+    let (first_token, (mut events, mut run)) = timed_async(async {
         let mut events = client.generate(request).await.unwrap();
-        let mut tokens = 0;
-        while tokens == 0 {
-            tokens += delta_tokens(events.next().await.unwrap().unwrap());
+        let mut run = Run::default();
+        while run.tokens == 0 {
+            run.take(events.next().await.unwrap().unwrap());
         }
-        (events, tokens)
+        (events, run)
     })
     .await;
+    run.first_token = first_token;
     while let Some(event) = events.next().await.unwrap() {
-        tokens += delta_tokens(event);
+        run.take(event);
     }
-    Run {
-        tokens,
-        first_token,
-    }
+    run
 }
 
-fn delta_tokens(event: paternoster_client::v1::generate_response::Event) -> u32 {
-    match event {
-        paternoster_client::v1::generate_response::Event::Delta(delta) => {
-            delta.token_ids.len() as u32
+impl Run {
+    fn take(&mut self, event: Event) {
+        if let Event::Delta(delta) = event {
+            self.tokens += delta.token_ids.len() as u32;
+            self.messages += 1;
         }
-        _ => 0,
     }
 }
 
@@ -158,8 +234,8 @@ async fn connect(address: &str, count: usize) -> Vec<Client> {
     clients
 }
 
-/// A server of one fake decoder on a free port; returns its address.
-async fn start(latency: Duration) -> String {
+/// A server of one fake decoder on a free port.
+async fn start(latency: Duration) -> Stack {
     let block_tokens = NonZeroU32::new(16).unwrap();
     let device = FakeDevice::new(FakeConfig {
         pool: Pool {
@@ -180,6 +256,7 @@ async fn start(latency: Duration) -> String {
     };
     let (handle, _completion) =
         engine::start(device.executors(), EngineConfig::new("fake", limits));
+    let engine = handle.clone();
     let tokenizer = std::fs::read("models/demo/decoder/model/tokenizer.json").unwrap();
     let decoder = Decoder {
         name: "fake".to_owned(),
@@ -206,5 +283,5 @@ async fn start(latency: Duration) -> String {
         .wait_for(|readiness| readiness.ready)
         .await
         .unwrap();
-    address
+    Stack { address, engine }
 }

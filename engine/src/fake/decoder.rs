@@ -8,7 +8,7 @@ use scheduler::limits::Pool;
 use scheduler::plan::{BlockId, Plan, Slice};
 use scheduler::request::{RequestId, Token};
 
-use super::{FakeDevice, Place, scramble};
+use super::{FakeDevice, Place, Step, scramble};
 use crate::executor::{Executor, ExecutorError, Progress, Row, Rows, TokenLogprob};
 use crate::sampling::Sampling;
 
@@ -36,8 +36,8 @@ pub struct FakeExecutor {
     admitted: HashMap<RequestId, Admitted>,
     /// The last token sampled for each slot, for plans that do not know it yet.
     last: Vec<Token>,
-    /// Launched steps, oldest first, with the device's number.
-    launched: VecDeque<(u64, Plan)>,
+    /// Launched steps, oldest first.
+    launched: VecDeque<(Step, Plan)>,
 }
 
 impl FakeExecutor {

@@ -13,7 +13,7 @@ mod encoder;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use scheduler::limits::Pool;
 use scheduler::request::Token;
@@ -34,7 +34,7 @@ pub struct FakeConfig {
     pub pool: Pool,
     /// The tokens it may generate.
     pub vocabulary: Range<u32>,
-    /// How long a step takes; zero does not sleep at all.
+    /// How long a step takes from its launch; zero does not sleep at all.
     pub latency: Duration,
     /// The width of its vectors.
     pub width: u32,
@@ -80,6 +80,13 @@ struct Shared {
     script: Mutex<Script>,
     signal: Condvar,
     launched: watch::Sender<u64>,
+}
+
+/// A step that was launched.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    number: u64,
+    begun: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -269,18 +276,26 @@ impl FakeDevice {
         poison.is_some_and(|(token, at)| at == place && text.contains(&token))
     }
 
-    /// Counts a step; returns its number.
-    fn launch(&self) -> u64 {
+    /// Counts a step and begins it.
+    #[expect(clippy::disallowed_methods, reason = "the device's own time")]
+    fn launch(&self) -> Step {
         let mut script = self.script();
         script.steps += 1;
-        script.steps
+        Step {
+            number: script.steps,
+            begun: Instant::now(),
+        }
     }
 
     /// Plays the script of a step to its end; returns the row that is not finite, if there is one.
     #[expect(clippy::panic, reason = "a scripted panic")]
-    fn finish(&self, step: u64) -> Result<Option<usize>, ExecutorError> {
+    fn finish(&self, step: Step) -> Result<Option<usize>, ExecutorError> {
+        let Step {
+            number: step,
+            begun,
+        } = step;
         self.shared.launched.send_replace(step);
-        self.sleep();
+        self.sleep_from(begun);
         let mut script = self.script();
         while script.held_from.is_some_and(|from| step >= from) {
             script = self.wait(script);
@@ -309,10 +324,10 @@ impl FakeDevice {
         clippy::disallowed_methods,
         reason = "the device is simulated, so its time passes nowhere else"
     )]
-    fn sleep(&self) {
+    fn sleep_from(&self, begun: Instant) {
         let latency = self.shared.config.latency;
         if !latency.is_zero() {
-            std::thread::sleep(latency);
+            std::thread::sleep(latency.saturating_sub(begun.elapsed()));
         }
     }
 

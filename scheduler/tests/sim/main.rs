@@ -10,6 +10,7 @@
 )]
 
 mod invariants;
+mod preemption;
 mod script;
 mod shadow;
 mod timelines;
