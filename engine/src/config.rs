@@ -24,8 +24,9 @@ pub struct Identity {
 pub struct Restarts {
     /// Failures after which the engine stays down, counted from the last recovery.
     pub failures_max: usize,
-    /// An executor whose steps succeeded for this long has recovered: earlier failures no longer
-    /// count. Time alone heals nothing, so that failures that take long are counted too.
+    /// An executor has recovered when steps have succeeded at both ends of a time this long and none
+    /// failed in between: earlier failures no longer count. Time without a step heals nothing, so
+    /// that failures that take long are counted too.
     pub recovery: Duration,
     /// Executors that may hang at once, each keeping its thread and its memory. One more, and the
     /// engine stays down.

@@ -191,6 +191,7 @@ impl Work for Decoder {
         let now = self.frame.clock.now();
         let mut ledger = lock(&self.ledger);
         ledger.life = next;
+        ledger.taken = false;
         for id in std::mem::take(&mut ledger.planned) {
             if let Some(stream) = ledger.streams.get_mut(&id) {
                 stream.failures += 1;
@@ -217,8 +218,11 @@ impl Work for Decoder {
     }
 
     fn tend(&self, now: Micros) -> Option<Micros> {
-        let everything = self.inbox.take_abort_all();
         let mut ledger = lock(&self.ledger);
+        if ledger.taken {
+            return None;
+        }
+        let everything = self.inbox.take_abort_all();
         let mut next = None;
         for id in ledger.ids() {
             let deadline = ledger.streams.get(&id).and_then(|stream| stream.deadline);

@@ -147,7 +147,7 @@ impl Handle {
             mailbox,
             ended: false,
         };
-        Ok(Asked { tokens, verdict })
+        Ok(Asked { verdict, tokens })
     }
 
     /// The latest counts.
@@ -174,8 +174,9 @@ impl Handle {
 
 /// A generation in the inbox. Dropping it aborts the request.
 struct Asked {
-    tokens: Tokens,
+    // Dropped first: whoever sees the abort of `tokens` sees that nobody waits for the verdict.
     verdict: oneshot::Receiver<Result<(), Refusal>>,
+    tokens: Tokens,
 }
 
 impl Asked {

@@ -80,6 +80,8 @@ impl Stream {
 pub(crate) struct Ledger {
     /// The life that may touch it.
     pub(crate) life: u64,
+    /// Whether that life sees to deadlines and aborts by now; until then its supervisor does.
+    pub(crate) taken: bool,
     pub(crate) streams: HashMap<RequestId, Box<Stream>, BuildHasherDefault<Scatter>>,
     /// Whom the executor was last told to compute: they are to blame if it fails.
     pub(crate) planned: Vec<RequestId>,

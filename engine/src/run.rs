@@ -135,7 +135,8 @@ impl<'a> Life<'a> {
             let news = !self.events.is_empty();
             self.publish(now)?;
             self.record_stats();
-            if self.orders.draining && self.scheduler.is_idle() {
+            // Whoever is still to come back is known to no scheduler yet.
+            if self.orders.draining && self.returning.done && self.scheduler.is_idle() {
                 return Err(Stop::Drained);
             }
             return Ok(news);
@@ -169,7 +170,8 @@ impl<'a> Life<'a> {
 
     /// Notes what an earlier life left behind.
     fn take_over(&mut self) -> Result<(), Stop> {
-        let ledger = self.decoder.ledger(self.number)?;
+        let mut ledger = self.decoder.ledger(self.number)?;
+        ledger.taken = true;
         let failures = |id: &RequestId| ledger.streams.get(id).map_or(0, |s| s.failures);
         let (suspects, others): (Vec<_>, Vec<_>) =
             ledger.ids().into_iter().partition(|id| failures(id) > 0);

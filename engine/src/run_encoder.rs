@@ -37,6 +37,8 @@ struct Job {
 #[derive(Debug, Default)]
 struct Jobs {
     life: u64,
+    /// Whether that life sees to deadlines and aborts by now; until then its supervisor does.
+    taken: bool,
     of: HashMap<RequestId, Job>,
 }
 
@@ -165,6 +167,7 @@ impl Work for EncodeEngine {
         let now = self.frame.clock.now();
         let mut jobs = lock(&self.jobs);
         jobs.life = next;
+        jobs.taken = false;
         for id in jobs.ids() {
             let Some(job) = jobs.of.get_mut(&id) else {
                 continue;
@@ -182,8 +185,11 @@ impl Work for EncodeEngine {
     }
 
     fn tend(&self, now: Micros) -> Option<Micros> {
-        let everything = self.inbox.take_abort_all();
         let mut jobs = lock(&self.jobs);
+        if jobs.taken {
+            return None;
+        }
+        let everything = self.inbox.take_abort_all();
         let mut next = None;
         for id in jobs.ids() {
             let deadline = jobs.of.get(&id).and_then(|job| job.deadline);
@@ -311,6 +317,7 @@ impl<'a> Life<'a> {
         let engine = self.engine;
         let now = engine.frame.clock.now();
         let mut jobs = engine.jobs(self.number)?;
+        jobs.taken = true;
         for id in jobs.ids() {
             let Some(job) = jobs.of.get(&id) else {
                 continue;

@@ -21,8 +21,9 @@ impl fmt::Display for OutOfMemory {
 
 impl std::error::Error for OutOfMemory {}
 
-/// Whether the system would give so many bytes at once. They are not kept: what is asked for later
-/// may still fail, but what could never be had is known before the work begins.
+/// Whether the system would give so many bytes at once. They are not kept. What is more than the whole
+/// machine has is known before the work begins; what a control group forbids or others hold already
+/// is not.
 pub fn probe(bytes: u64) -> Result<(), OutOfMemory> {
     let len = usize::try_from(bytes).map_err(|_| OutOfMemory { bytes })?;
     Buffer::<u8>::zeroed(len).map(drop)

@@ -236,9 +236,14 @@ const END: End = End::Finish(Finish::Length);
 
 // === between two lives ===
 
-/// An engine without an executor, in the pause after an attempt to make one, and two streams in
-/// flight: the second one has this time-out.
+/// An engine without an executor, in the pause after an attempt to make one, and two streams of 20
+/// tokens in flight: the second one has this time-out.
 async fn between_lives(timeout: Duration) -> (Bench, Vec<Tokens>) {
+    between_lives_of(20, timeout).await
+}
+
+/// As [`between_lives`], with so many tokens in the first stream.
+async fn between_lives_of(output_max: u32, timeout: Duration) -> (Bench, Vec<Tokens>) {
     let restarts = Restarts {
         pause: Duration::from_mins(1),
         ..RESTARTS
@@ -248,7 +253,9 @@ async fn between_lives(timeout: Duration) -> (Bench, Vec<Tokens>) {
         timeout: Some(timeout),
         ..request(&text(1), 20)
     };
-    let streams = bench.generate_held([request(&text(0), 20), hasty]).await;
+    let streams = bench
+        .generate_held([request(&text(0), output_max), hasty])
+        .await;
     bench.device.fail_next(Fault::Error);
     bench.device.fail_starts(1);
     bench.device.release();
@@ -308,6 +315,17 @@ async fn aborting_all_does_not_wait_for_a_life() {
     bench.handle.drain();
     soon(bench.completion.wait()).await.unwrap();
     assert_eq!(executors(&bench.device), (2, 0));
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_those_who_are_still_to_come_back() {
+    // The first one ends with the token that clears it, and leaves the new life without work.
+    let (bench, mut streams) = between_lives_of(3, Duration::MAX).await;
+    bench.handle.drain();
+    for tokens in &mut streams {
+        assert_eq!(read(tokens).await.end, Some(END));
+    }
+    soon(bench.completion.wait()).await.unwrap();
 }
 
 #[tokio::test]
