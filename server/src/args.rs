@@ -19,8 +19,8 @@ pub struct Args {
 pub enum Command {
     /// Serve models; without --model-id the built-in demo models.
     Serve(Box<ServeArgs>),
-    /// Ask a running server for its health: exits with 0 if it is SERVING, 2 if it cannot be
-    /// reached, 3 if it does not answer, 4 if it is not SERVING.
+    /// Ask a running server for its health: exits with 0 if it is SERVING, 1 if there is no such
+    /// address, 2 if it cannot be reached, 3 if it does not answer, 4 if it is not SERVING.
     Health(HealthArgs),
 }
 

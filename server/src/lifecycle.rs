@@ -25,7 +25,7 @@ impl Lifecycle {
     pub async fn follow(self, signals: impl Stream<Item = ()>) {
         let mut signals = std::pin::pin!(signals);
         if signals.next().await.is_some() {
-            tracing::info!("a signal asks for a drain; another one ends it");
+            tracing::info!("signal received, draining; a second one ends what still runs");
             self.drain_asked.cancel();
         }
         if signals.next().await.is_some() {

@@ -36,9 +36,12 @@ pub(crate) async fn begin(
     let deadline = context.deadline;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
     let watch = Stopwatch::start();
+    let is_text = !matches!(request.input, Some(Input::TokenIds(_)));
     let tokenized = tokenize(app, decoder, request.input.take());
     let prompt = deadline.limit(tokenized).await;
-    metrics::tokenized(&decoder.name, watch.elapsed());
+    if is_text {
+        metrics::tokenized(&decoder.name, watch.elapsed());
+    }
     let prompt = prompt.ok_or_else(Fault::deadline)??;
     report.add_work(checked.n, prompt.len() as u64);
     let output_max = validate::output_max(&checked, prompt.len(), context_max(decoder))?;

@@ -46,6 +46,7 @@ const PLACE_BYTES_MIN: usize = 2 << 10;
 #[derive(Debug, Clone)]
 pub struct TokenizerRoom {
     limits: PoolLimits,
+    places_max: usize,
     /// One permit for each byte of the texts running or waiting.
     pub(super) places: Arc<Semaphore>,
     threads: Arc<Semaphore>,
@@ -68,6 +69,7 @@ impl TokenizerRoom {
         let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(PERMITS_MAX)));
         Self {
             limits,
+            places_max: places.min(PERMITS_MAX),
             places: semaphore(places),
             threads: semaphore(limits.concurrent_max.max(1)),
         }
@@ -90,7 +92,8 @@ impl TokenizerRoom {
 
     /// Waits for a thread. The permits go with the work, so that work whose caller went away still counts.
     pub(super) async fn permits(&self, bytes: usize) -> Result<Permits, TokenizeError> {
-        let places = u32::try_from(bytes.max(PLACE_BYTES_MIN)).map_err(|_| TokenizeError::Busy)?;
+        // What is larger than the room takes all of it.
+        let places = bytes.max(PLACE_BYTES_MIN).min(self.places_max) as u32;
         let place = Arc::clone(&self.places)
             .try_acquire_many_owned(places)
             .map_err(|_| TokenizeError::Busy)?;
@@ -114,6 +117,20 @@ mod tests {
     use tokio::runtime::Builder;
 
     use super::*;
+
+    #[test]
+    fn what_is_larger_than_the_room_takes_all_of_it() {
+        let room = TokenizerRoom::new(PoolLimits {
+            concurrent_max: 1,
+            waiting_bytes_max: 4096,
+            text_bytes_max: 4096,
+        });
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let permits = runtime.block_on(room.permits(1 << 20)).unwrap();
+        assert_eq!(room.places.available_permits(), 0);
+        drop(permits);
+        assert_eq!(room.places.available_permits(), 4096);
+    }
 
     #[test]
     fn a_long_text_takes_more_permits_and_at_most_all() {
