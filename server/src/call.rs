@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -21,6 +21,10 @@ use crate::method::{Method, Role};
 use crate::metrics::{CALL_ERRORS, CALLS, PANICS, REQUESTS};
 use crate::status::{Ending, Fault, code_name};
 use crate::sweeper::Rules;
+
+/// The most that is handed to the transport at once. It takes whatever it gets as soon as the window
+/// has room for one byte, so this is also what it may keep beyond the window.
+const SLICE_BYTES: usize = 16 << 10;
 
 /// One of the calls that may run at once; empty until the method takes it, and after the end.
 #[derive(Clone, Debug, Default)]
@@ -111,7 +115,7 @@ enum State {
 }
 
 struct Running {
-    body: Body,
+    body: Sliced,
     call: Call,
     ends: Option<Deadline>,
     stage: Stage,
@@ -119,10 +123,17 @@ struct Running {
     reader: Option<Waker>,
 }
 
+/// A body in slices: what the transport has no room for stays here, where it can be swept.
+struct Sliced {
+    body: Body,
+    /// What is left of the last frame.
+    rest: Bytes,
+}
+
 /// Who waits for whom.
 #[derive(Clone, Copy)]
 enum Stage {
-    /// The reader has a frame, and has not asked for another since then.
+    /// The reader has a slice, and has not asked for another since then.
     Delivered(Stopwatch),
     /// The reader has asked.
     Waiting,
@@ -137,7 +148,7 @@ impl Answer {
         connection: CancellationToken,
     ) -> Arc<Self> {
         let running = Running {
-            body,
+            body: Sliced::new(body),
             call,
             ends,
             stage: Stage::Delivered(Stopwatch::start()),
@@ -219,11 +230,11 @@ impl Running {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let body = &mut self.body;
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(context)));
+        let polled = catch_unwind(AssertUnwindSafe(|| body.poll_slice(context)));
         let Ok(polled) = polled else {
             counter!(PANICS).increment(1);
             let status = Status::from(Fault::panic());
-            self.body = Body::empty();
+            self.body = Sliced::new(Body::empty());
             self.call.end(Ending::of(&status));
             return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
         };
@@ -247,6 +258,37 @@ impl Running {
             Stage::Waiting
         };
         polled
+    }
+}
+
+impl Sliced {
+    fn new(body: Body) -> Self {
+        let rest = Bytes::new();
+        Self { body, rest }
+    }
+
+    /// The next frame, of at most `SLICE_BYTES` where it is data. The body is asked only after the
+    /// last slice of its last frame was taken and more is asked for.
+    fn poll_slice(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.rest.is_empty() {
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                other => return Poll::Ready(other),
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+        let slice = self.rest.split_to(self.rest.len().min(SLICE_BYTES));
+        Poll::Ready(Some(Ok(Frame::data(slice))))
+    }
+
+    fn is_end(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 }
 
@@ -294,7 +336,7 @@ impl<G: Unpin> http_body::Body for CallBody<G> {
 
     fn is_end_stream(&self) -> bool {
         match &*self.answer.state() {
-            State::Running(running) => running.body.is_end_stream(),
+            State::Running(running) => running.body.is_end(),
             State::Swept { .. } => false,
             State::Done => true,
         }
@@ -322,4 +364,76 @@ fn trailers(status: &Status) -> HeaderMap {
     // A status made of a `Fault` has nothing that a header cannot hold.
     drop(status.add_header(&mut headers));
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Data, then trailers.
+    struct Whole {
+        data: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+    }
+
+    impl http_body::Body for Whole {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let data = self.data.take().map(Frame::data);
+            let frame = data.or_else(|| self.trailers.take().map(Frame::trailers));
+            Poll::Ready(frame.map(Ok))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.data.is_none() && self.trailers.is_none()
+        }
+    }
+
+    /// The lengths of all data frames of `whole`, what they hold together, and whether the body
+    /// said after one of them that nothing follows.
+    fn slices(whole: Whole) -> (Vec<usize>, Vec<u8>, bool) {
+        let (mut lengths, mut all, mut ended) = (Vec::new(), Vec::new(), false);
+        let mut body = Sliced::new(Body::new(whole));
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(frame)) = body.poll_slice(&mut context) {
+            let Ok(data) = frame.unwrap().into_data() else {
+                assert!(body.is_end());
+                break;
+            };
+            assert!(!ended, "more after the end");
+            ended = body.is_end();
+            lengths.push(data.len());
+            all.extend_from_slice(&data);
+        }
+        (lengths, all, ended)
+    }
+
+    #[test]
+    fn a_large_frame_comes_in_slices_and_ends_after_the_last() {
+        let pattern: Vec<u8> = (0..40_000_u32).map(|index| index as u8).collect();
+        for (length, expected) in [
+            (0, vec![0]),
+            (1, vec![1]),
+            (SLICE_BYTES, vec![SLICE_BYTES]),
+            (SLICE_BYTES + 1, vec![SLICE_BYTES, 1]),
+            (
+                40_000,
+                vec![SLICE_BYTES, SLICE_BYTES, 40_000 - 2 * SLICE_BYTES],
+            ),
+        ] {
+            for trailers in [None, Some(HeaderMap::new())] {
+                let followed = trailers.is_some();
+                let data = Some(Bytes::copy_from_slice(&pattern[..length]));
+                let (lengths, all, ended) = slices(Whole { data, trailers });
+                assert_eq!(lengths, expected);
+                assert_eq!(all, pattern[..length]);
+                assert_eq!(ended, !followed, "{length} bytes");
+            }
+        }
+    }
 }

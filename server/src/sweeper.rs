@@ -1,6 +1,7 @@
-//! Looks after answers that nobody reads. The transport asks an answer for its next part only
-//! once the part before is on its way, so an answer whose client grants no window is never asked
-//! again, and can keep no deadline by itself.
+//! Looks after answers that nobody reads. The transport asks an answer for its next slice only
+//! once the slices before have left some room in the client's window, so an answer whose client
+//! grants no window is not asked again, and can keep no deadline by itself. What the transport
+//! takes beyond the window is at most one slice.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;

@@ -12,6 +12,7 @@ use crate::world::{Plan, World, ask, reason, soon};
 const GENERATE: &str = "/paternoster.v1.Inference/Generate";
 const COMPLETE: &str = "/paternoster.v1.Inference/Complete";
 const EMBED_STREAM: &str = "/paternoster.v1.Inference/EmbedStream";
+const TOKENIZE: &str = "/paternoster.v1.Inference/Tokenize";
 const GET_TOKENIZER: &str = "/paternoster.v1.Control/GetTokenizer";
 
 fn plan(calls_max: usize) -> Plan {
@@ -57,6 +58,55 @@ async fn answers_that_nobody_reads_give_their_places_back() {
 }
 
 #[tokio::test]
+async fn a_large_answer_that_nobody_reads_keeps_its_place_until_the_stall_timeout() {
+    let mut plan = plan(1);
+    plan.limits.stream_stall_timeout = Duration::from_secs(1);
+    let world = World::ready_with(plan).await;
+    let mut raw = RawClient::connect(world.address, 1).await;
+    // One message of more than 100 KiB.
+    let message = v1::TokenizeRequest {
+        input: Some(v1::tokenize_request::Input::Prompt("x".repeat(16 << 10))),
+        ..v1::TokenizeRequest::default()
+    };
+    let mut call = raw.call(TOKENIZE, &message).await;
+    let (_, mut body) = call.head().await;
+    let first = soon(body.data()).await.unwrap().unwrap();
+    assert_eq!(first.len(), 1);
+    let other = world.client.inference().complete(ask("next", 2)).await;
+    assert_eq!(reason(&other.unwrap_err()).0, "QUEUE_FULL");
+    complete_when_there_is_room(&world).await;
+    raw.open_window(1 << 16);
+    let status = end_of(body).await;
+    let found = (status.code(), reason(&status).0);
+    let expected = (Code::ResourceExhausted, "CONSUMER_TOO_SLOW".to_owned());
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn a_large_part_that_is_read_slowly_but_steadily_is_not_cut() {
+    let mut plan = Plan::default();
+    plan.limits.stream_stall_timeout = Duration::from_secs(1);
+    let world = World::ready_with(plan).await;
+    let beats = v1::WatchLoadRequest {
+        model: String::new(),
+        interval_ms: Some(100),
+    };
+    let beats = world.client.control().watch_load(beats).await.unwrap();
+    let mut beats = beats.into_inner();
+    let mut raw = RawClient::connect(world.address, 8 << 10).await;
+    // Its first part alone is 256 KiB.
+    let message = v1::GetTokenizerRequest::default();
+    let mut call = raw.call(GET_TOKENIZER, &message).await;
+    let (_, mut body) = call.head().await;
+    for _ in 0..20 {
+        assert!(soon(beats.message()).await.unwrap().is_some());
+        let part = soon(body.data()).await.unwrap().unwrap();
+        body.flow_control().release_capacity(part.len()).unwrap();
+    }
+    assert_eq!(end_of(body).await.code(), Code::Ok);
+}
+
+#[tokio::test]
 async fn a_deadline_holds_while_nobody_reads_and_is_said_afterwards() {
     let world = World::ready_with(plan(1)).await;
     let mut raw = RawClient::connect(world.address, 0).await;
@@ -75,7 +125,7 @@ async fn a_deadline_holds_while_nobody_reads_and_is_said_afterwards() {
 #[tokio::test]
 async fn an_abort_reaches_a_stream_that_nobody_reads() {
     let mut plan = plan(1);
-    plan.limits.stream_stall_timeout = Duration::from_secs(2);
+    plan.limits.stream_stall_timeout = Duration::from_mins(1);
     let world = World::ready_with(plan).await;
     world.device.hold();
     let mut raw = RawClient::connect(world.address, 0).await;
@@ -93,7 +143,8 @@ async fn an_abort_reaches_a_stream_that_nobody_reads() {
     assert_eq!(control.abort(abort).await.unwrap().get_ref().aborted, 1);
     world.device.release();
     complete_when_there_is_room(&world).await;
-    drop(body);
+    raw.open_window(1 << 16);
+    assert_eq!(reason(&end_of(body).await).0, "REQUEST_ABORTED");
 }
 
 #[tokio::test]
