@@ -110,7 +110,7 @@ async fn a_large_part_that_is_read_slowly_but_steadily_is_not_cut() {
 async fn a_deadline_holds_while_nobody_reads_and_is_said_afterwards() {
     let world = World::ready_with(plan(1)).await;
     let mut raw = RawClient::connect(world.address, 0).await;
-    let mut call = raw.begin(GENERATE, Some("20m")).await;
+    let mut call = raw.begin(GENERATE, Some("500m")).await;
     call.finish(&ask("hello", 400));
     let (_, body) = call.head().await;
     complete_when_there_is_room(&world).await;
