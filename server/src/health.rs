@@ -20,7 +20,7 @@ const LIVENESS: &str = "liveness";
 pub struct Readiness {
     /// Every engine serves, and nothing drains.
     pub ready: bool,
-    /// No engine is down.
+    /// No engine is down for good; one that restarts is not.
     pub alive: bool,
 }
 

@@ -15,7 +15,7 @@ const PROMETHEUS: HeaderValue =
 
 /// Answers a request that is not gRPC.
 ///
-/// `/health` is 200 while no engine is down, `/ready` is 200 while the server takes work.
+/// `/health` is 200 while no engine is down for good, `/ready` is 200 while the server takes work.
 pub(crate) fn answer<B>(app: &App, request: &Request<B>) -> Response<Body> {
     let readiness = *app.readiness.borrow();
     let (status, body) = match request.uri().path() {

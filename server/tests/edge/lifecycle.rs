@@ -103,6 +103,39 @@ async fn health_turns_when_the_engine_does() {
 }
 
 #[tokio::test]
+async fn an_engine_that_restarts_is_alive_and_not_ready() {
+    let world = World::ready().await;
+    let mut health = Health::of(&world).await;
+    let mut readiness = world.app.readiness.subscribe();
+    world.device.hang_starts();
+    world.device.fail_next(engine::fake::Fault::Error);
+    let mut stream = world.client.generate(ask("hello", 8)).await.unwrap();
+    soon(readiness.wait_for(|readiness| !readiness.ready))
+        .await
+        .unwrap();
+    assert_eq!(health.check("liveness").await, ServingStatus::Serving);
+    assert_eq!(
+        health.check("model/tiny").await,
+        ServingStatus::NotServing,
+        "no router sends more"
+    );
+    assert!(world.get("/health").await.starts_with("HTTP/1.1 200"));
+    assert!(world.get("/ready").await.starts_with("HTTP/1.1 503"));
+
+    world.device.release_hung();
+    let mut text = String::new();
+    while let Some(event) = soon(stream.next()).await.unwrap() {
+        if let Event::Delta(delta) = event {
+            text += &delta.text;
+        }
+    }
+    assert_eq!(text, world.expected_text("hello", 8), "it was replayed");
+    soon(readiness.wait_for(|readiness| readiness.ready))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn an_engine_that_goes_down_takes_health_with_it() {
     let world = World::ready().await;
     let mut readiness = world.app.readiness.subscribe();
