@@ -152,7 +152,7 @@ impl Report {
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
-        // Every change is one assignment, so a panic elsewhere leaves the figures whole.
+        // Nothing that can panic is done while it is locked.
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,8 +21,6 @@ pub const EMBED_INPUTS_MAX: usize = 1024;
 pub const EMBED_INPUTS_AT_ONCE: usize = 128;
 /// Requests of one embedding stream that are worked on at once.
 pub const EMBED_REQUESTS_AT_ONCE: usize = 8;
-/// Characters of a message's role.
-pub const ROLE_CHARS_MAX: usize = 64;
 /// Tokens of one request to turn into text.
 pub const DETOKENIZE_TOKENS_MAX: usize = 1 << 20;
 /// Characters of a request id, of a tenant and of a cache salt.

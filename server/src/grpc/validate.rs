@@ -10,10 +10,11 @@ use proto::v1;
 
 use crate::journal::Report;
 use crate::limits::{
-    ID_CHARS_MAX, LOGIT_BIAS_MAX, LOGPROBS_MAX, N_MAX, PRIORITY_MAX, ROLE_CHARS_MAX,
-    STOP_CHARS_MAX, STOP_STRINGS_MAX, STOP_TOKENS_MAX,
+    ID_CHARS_MAX, LOGIT_BIAS_MAX, LOGPROBS_MAX, N_MAX, PRIORITY_MAX, STOP_CHARS_MAX,
+    STOP_STRINGS_MAX, STOP_TOKENS_MAX,
 };
 use crate::status::{Fault, empty_input, input_too_large};
+use crate::text::chat::{ROLE_BYTES_MAX, is_role};
 
 /// Below this a temperature only makes the draw numerically fragile; it is greedy.
 const TEMPERATURE_MIN: f32 = 1e-4;
@@ -307,11 +308,10 @@ pub(crate) fn role(index: usize, role: &str) -> Result<(), Fault> {
     if role.is_empty() {
         return Err(empty_input(field));
     }
-    if role.len() > ROLE_CHARS_MAX {
-        return Err(input_too_large(field, role.len(), ROLE_CHARS_MAX));
+    if role.len() > ROLE_BYTES_MAX {
+        return Err(input_too_large(field, role.len(), ROLE_BYTES_MAX));
     }
-    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    if role.bytes().all(letter) {
+    if is_role(role) {
         return Ok(());
     }
     let message = "a role is made of letters, digits and _ - .";
