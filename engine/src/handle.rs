@@ -12,7 +12,7 @@ use scheduler::request::{Finish, Priority, Reject, RequestId, Token};
 use tokio::sync::{oneshot, watch};
 
 use crate::decoder::Decoder;
-use crate::executor::{EncodeInput, ExecutorError, TokenLogprob};
+use crate::executor::{EncodeInput, Encoded, ExecutorError, TokenLogprob};
 use crate::mailbox::Mailbox;
 use crate::run_encoder::EncodeEngine;
 use crate::sampling::Sampling;
@@ -286,13 +286,13 @@ impl EncodeHandle {
         Self { owner }
     }
 
-    /// Encodes one input; the vector has the encoder's width and is not normalised.
+    /// Encodes one input; what comes back has the shape that its output says.
     /// Dropping the future aborts it.
     pub async fn encode(
         &self,
         input: EncodeInput,
         timeout: Option<Duration>,
-    ) -> Result<Vec<f32>, EncodeError> {
+    ) -> Result<Encoded, EncodeError> {
         let engine = &self.owner.engine;
         let (id, answer) = engine.submit(input, timeout)?;
         let mut waiting = WaitingInput {
@@ -372,7 +372,7 @@ pub enum EncodeError {
     /// Its deadline passed.
     #[error("deadline exceeded")]
     Deadline,
-    /// The encoder failed on its batch, or its vector was not finite.
+    /// The encoder failed on its batch, or its result was not finite.
     #[error("encoder failed")]
     Failed,
 }

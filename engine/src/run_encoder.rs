@@ -12,13 +12,13 @@ use tokio::sync::oneshot;
 use crate::beat::Beat;
 use crate::clock::{after, seconds};
 use crate::config::EncodeConfig;
-use crate::executor::{EncodeInput, Encoder, ExecutorError};
+use crate::executor::{EncodeInput, Encoded, Encoder, ExecutorError};
 use crate::frame::{Frame, Work};
 use crate::handle::{EncodeError, Factory, Refusal};
 use crate::inbox::{Inbox, Orders, lock};
 use crate::record::{EncoderMetrics, Outcome};
 
-type Answer = Result<Vec<f32>, EncodeError>;
+type Answer = Result<Encoded, EncodeError>;
 
 /// One input from its submission to its answer.
 #[derive(Debug)]
@@ -246,7 +246,8 @@ struct Life<'a> {
     batch: Vec<RequestId>,
     dropped: Vec<Dropped>,
     inputs: Vec<EncodeInput>,
-    vectors: Vec<f32>,
+    /// What the batch gave; each result moves to its caller.
+    encoded: Vec<Encoded>,
 }
 
 impl<'a> Life<'a> {
@@ -268,7 +269,7 @@ impl<'a> Life<'a> {
             batch: Vec::new(),
             dropped: Vec::new(),
             inputs: Vec::new(),
-            vectors: Vec::new(),
+            encoded: Vec::new(),
         }
     }
 
@@ -303,9 +304,9 @@ impl<'a> Life<'a> {
                 Ok(false)
             };
         }
-        self.vectors.clear();
+        self.encoded.clear();
         self.encoder
-            .encode(&self.inputs, &mut self.vectors)
+            .encode(&self.inputs, &mut self.encoded)
             .map_err(Stop::Failed)?;
         beat.done(self.engine.frame.clock.now());
         self.answer(now)?;
@@ -434,25 +435,19 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
-    /// Cuts the vectors apart; one that is not finite fails its own input alone.
+    /// Hands out the results; one that is not finite fails its own input alone.
     fn answer(&mut self, begun: Micros) -> Result<(), Stop> {
         let engine = self.engine;
-        let width = self.encoder.width() as usize;
-        let expected = self.batch.len() * width;
-        if self.vectors.len() != expected {
-            let text = format!("{} values, expected {expected}", self.vectors.len());
-            return Err(Stop::Failed(ExecutorError::Failed(text)));
-        }
+        self.check().map_err(Stop::Failed)?;
         let now = engine.frame.clock.now();
         let tokens = self.inputs.iter().map(|input| input.tokens.len()).sum();
         engine
             .metrics
             .batch(seconds(begun, now), self.batch.len(), tokens);
         let mut jobs = engine.jobs(self.number)?;
-        for (index, &id) in self.batch.iter().enumerate() {
-            let vector = &self.vectors[index * width..(index + 1) * width];
-            let answer = if vector.iter().all(|value| value.is_finite()) {
-                Ok(vector.to_vec())
+        for (&id, encoded) in self.batch.iter().zip(self.encoded.drain(..)) {
+            let answer = if encoded.values.iter().all(|value| value.is_finite()) {
+                Ok(encoded)
             } else {
                 engine.frame.metrics.not_finite();
                 Err(EncodeError::Failed)
@@ -460,6 +455,26 @@ impl<'a> Life<'a> {
             engine.answer(&mut jobs, id, answer, now);
         }
         Ok(())
+    }
+
+    /// That every input has a result, of the shape that was wanted.
+    fn check(&self) -> Result<(), ExecutorError> {
+        let (results, expected) = (self.encoded.len(), self.inputs.len());
+        if results != expected {
+            let text = format!("{results} results, expected {expected}");
+            return Err(ExecutorError::Failed(text));
+        }
+        let mut both = self.inputs.iter().zip(&self.encoded);
+        match both.find(|(input, encoded)| !encoded.fits(input)) {
+            None => Ok(()),
+            Some((input, encoded)) => Err(ExecutorError::Failed(format!(
+                "{} values in rows of {} for {:?} of {} tokens",
+                encoded.values.len(),
+                encoded.width,
+                input.output,
+                input.tokens.len()
+            ))),
+        }
     }
 }
 

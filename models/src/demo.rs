@@ -43,7 +43,7 @@ mod tests {
     use engine::executor::Pooling;
 
     use super::*;
-    use crate::load::{Dtype, LoadFormat, LoadOptions, Loaded, Threads, load};
+    use crate::load::{Dtype, EmbeddingInfo, LoadFormat, LoadOptions, Loaded, Task, Threads, load};
 
     fn options() -> LoadOptions {
         LoadOptions {
@@ -66,11 +66,12 @@ mod tests {
         assert!(!info.end_tokens.is_empty());
         let (encoder, info) = load(&encoder(), &options()).unwrap();
         assert!(matches!(encoder, Loaded::Encoder(_)));
-        let embedding = info.embedding.unwrap();
-        assert_eq!(
-            (embedding.pooling, embedding.normalize),
-            (Pooling::Mean, true)
-        );
+        let embedding = EmbeddingInfo {
+            pooling: Pooling::Mean,
+            normalize: true,
+            width: info.hidden,
+        };
+        assert_eq!(info.task, Task::Embed(embedding));
     }
 
     /// The promise of the binary's size.

@@ -1,6 +1,6 @@
 //! The encoder: BERT-style networks over packed inputs, driven by a spec, and pooling.
 
-use engine::executor::{EncodeInput, Encoder, ExecutorError, Pooling, Progress};
+use engine::executor::{EncodeInput, Encoded, Encoder, ExecutorError, Output, Pooling, Progress};
 use kernels::attention::{AttentionShape, Packed, packed_attention};
 use kernels::embedding::Embedding;
 use kernels::linear::Linear;
@@ -113,7 +113,7 @@ impl CpuEncoder {
         let input = EncodeInput {
             tokens: vec![Token(0); tokens].into(),
             segments: [].into(),
-            pooling: Pooling::Mean,
+            output: Output::Pooled(Pooling::Mean),
         };
         let inputs = vec![input; RUN_ROWS_MAX / tokens];
         self.encode_run(&inputs, &mut Vec::new());
@@ -139,14 +139,26 @@ impl CpuEncoder {
         }
     }
 
-    /// Appends the vectors of inputs that are few enough to go through the network together.
-    fn encode_run(&mut self, inputs: &[EncodeInput], vectors: &mut Vec<f32>) {
+    /// Appends the results of inputs that are few enough to go through the network together.
+    fn encode_run(&mut self, inputs: &[EncodeInput], encoded: &mut Vec<Encoded>) {
         self.inputs.fill(inputs, self.spec.positions);
         self.forward();
         let hidden = self.spec.hidden;
         for (input, ends) in inputs.iter().zip(self.inputs.cu_lengths.windows(2)) {
             let rows = ends[0] as usize * hidden..ends[1] as usize * hidden;
-            pool(&self.buffers.residual[rows], hidden, input.pooling, vectors);
+            let rows = &self.buffers.residual[rows];
+            let values = match input.output {
+                Output::Pooled(pooling) => pool(rows, hidden, pooling),
+                Output::Tokens => rows.to_vec(),
+                Output::Scores | Output::Sparse => {
+                    unreachable!("{:?} without a head", input.output)
+                }
+            };
+            encoded.push(Encoded {
+                values,
+                width: hidden as u32,
+                places: Vec::new(),
+            });
         }
     }
 
@@ -194,10 +206,6 @@ impl CpuEncoder {
 }
 
 impl Encoder for CpuEncoder {
-    fn width(&self) -> u32 {
-        self.spec.hidden as u32
-    }
-
     fn report_to(&mut self, progress: Progress) {
         self.progress = progress;
     }
@@ -205,13 +213,12 @@ impl Encoder for CpuEncoder {
     fn encode(
         &mut self,
         inputs: &[EncodeInput],
-        vectors: &mut Vec<f32>,
+        encoded: &mut Vec<Encoded>,
     ) -> Result<(), ExecutorError> {
-        vectors.clear();
         let mut rest = inputs;
         while !rest.is_empty() {
             let (run, later) = rest.split_at(run_length(rest));
-            self.encode_run(run, vectors);
+            self.encode_run(run, encoded);
             rest = later;
         }
         Ok(())
@@ -309,11 +316,9 @@ impl Norm {
     }
 }
 
-/// Appends one vector made of the rows of an input; zeros when it has none.
-fn pool(rows: &[f32], width: usize, pooling: Pooling, vectors: &mut Vec<f32>) {
-    let start = vectors.len();
-    vectors.resize(start + width, 0.0);
-    let vector = &mut vectors[start..];
+/// One vector made of the rows of an input; zeros when it has none.
+fn pool(rows: &[f32], width: usize, pooling: Pooling) -> Vec<f32> {
+    let mut vector = vec![0.0; width];
     let mut rows = rows.chunks_exact(width);
     match pooling {
         Pooling::Cls => rows
@@ -330,11 +335,12 @@ fn pool(rows: &[f32], width: usize, pooling: Pooling, vectors: &mut Vec<f32>) {
             for row in rows {
                 vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
             }
-            for sum in vector {
+            for sum in &mut vector {
                 *sum /= count;
             }
         }
     }
+    vector
 }
 
 /// 512: a row of MiniLM takes 15 KiB of activations, so that a run stays in a third-level cache of
@@ -371,7 +377,7 @@ mod tests {
                 .map(|i| Token((i * 31 + seed * 17) % 100))
                 .collect(),
             segments: [].into(),
-            pooling: Pooling::Mean,
+            output: Output::Pooled(Pooling::Mean),
         }
     }
 
@@ -384,16 +390,16 @@ mod tests {
             .zip(lengths)
             .map(|(seed, tokens)| input(seed, tokens))
             .collect();
-        let mut vectors = Vec::new();
-        encoder.encode(&batch, &mut vectors).unwrap();
+        let mut together = Vec::new();
+        encoder.encode(&batch, &mut together).unwrap();
         // An input longer than a run goes alone.
         assert_eq!(encoder.buffers.residual.len(), 600 * 32);
-        for (input, vector) in batch.iter().zip(vectors.chunks(32)) {
+        for (input, encoded) in batch.iter().zip(&together) {
             let mut alone = Vec::new();
             encoder
                 .encode(std::slice::from_ref(input), &mut alone)
                 .unwrap();
-            assert_eq!(alone, vector);
+            assert_eq!(&alone[0], encoded);
         }
         let lengths: Vec<_> = batch.iter().map(|input| input.tokens.len()).collect();
         let mut runs = Vec::new();
@@ -405,18 +411,12 @@ mod tests {
         assert_eq!(runs, [2, 1, 2, 1, 1, 1, 1, 2, 2], "{lengths:?}");
     }
 
-    fn pooled(rows: &[f32], pooling: Pooling) -> Vec<f32> {
-        let mut vectors = vec![9.0];
-        pool(rows, 2, pooling, &mut vectors);
-        vectors.split_off(1)
-    }
-
     #[test]
     fn pooling_takes_first_last_or_mean() {
         let rows = [1.0, 2.0, 3.0, 4.0, 8.0, 3.0];
-        assert_eq!(pooled(&rows, Pooling::Cls), [1.0, 2.0]);
-        assert_eq!(pooled(&rows, Pooling::LastToken), [8.0, 3.0]);
-        assert_eq!(pooled(&rows, Pooling::Mean), [4.0, 3.0]);
-        assert_eq!(pooled(&[], Pooling::Mean), [0.0, 0.0]);
+        assert_eq!(pool(&rows, 2, Pooling::Cls), [1.0, 2.0]);
+        assert_eq!(pool(&rows, 2, Pooling::LastToken), [8.0, 3.0]);
+        assert_eq!(pool(&rows, 2, Pooling::Mean), [4.0, 3.0]);
+        assert_eq!(pool(&[], 2, Pooling::Mean), [0.0, 0.0]);
     }
 }

@@ -67,9 +67,9 @@ pub struct ModelInfo {
     pub dtype: Dtype,
     /// Width of the logits: token ids are below this.
     pub vocab: u32,
-    /// Longest sequence, prompt and output together.
+    /// Longest sequence, prompt and output together; of an encoder, the longest input.
     pub context_max: u32,
-    /// Width of the hidden state, and of embeddings.
+    /// Width of the hidden state, and of a token's vector.
     pub hidden: u32,
     /// Number of parameters.
     pub parameters: u64,
@@ -77,8 +77,22 @@ pub struct ModelInfo {
     pub kv_bytes_per_token: u64,
     /// Tokens that end a sequence, from generation_config.json or config.json.
     pub end_tokens: Vec<u32>,
-    /// The encoder's own pooling and whether it normalises; `None` for decoders.
-    pub embedding: Option<EmbeddingInfo>,
+    /// What it is for.
+    pub task: Task,
+}
+
+/// What a model is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// To continue text: a decoder.
+    Generate,
+    /// To make vectors: an encoder that gives `Output::Pooled` and `Output::Tokens`.
+    Embed(EmbeddingInfo),
+    /// To weigh the words of its vocabulary: an encoder that gives `Output::Sparse` and
+    /// `Output::Tokens`.
+    Sparse,
+    /// To score labels: an encoder that gives `Output::Scores`.
+    Classify(ClassifyInfo),
 }
 
 /// What the sentence-transformers files of an encoder say.
@@ -88,8 +102,28 @@ pub struct EmbeddingInfo {
     pub pooling: Pooling,
     /// Whether the result is scaled to length one.
     pub normalize: bool,
-    /// Longest input in tokens.
-    pub input_tokens_max: u32,
+    /// Values of a pooled vector; a token's has as many as the hidden state.
+    pub width: u32,
+}
+
+/// What the head of a classifier says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassifyInfo {
+    /// The labels, in the order of their scores. A reranker has one.
+    pub labels: Vec<String>,
+    /// What the scores mean, where the file says so.
+    pub problem: Option<Problem>,
+}
+
+/// What a classifier's scores mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// Each is a quantity.
+    Regression,
+    /// One label holds: softmax.
+    SingleLabel,
+    /// Any number of labels hold: sigmoid.
+    MultiLabel,
 }
 
 /// A loaded model.
@@ -264,21 +298,21 @@ fn describe(files: &ModelFiles, options: &LoadOptions) -> Result<(Network, Model
             parameters: tensors::parameters(&tensors::decoder(spec)),
             kv_bytes_per_token: kv_bytes_per_token(spec, dtype) as u64,
             end_tokens: end_tokens(files, &config)?,
-            embedding: None,
+            task: Task::Generate,
         },
         Network::Encoder(spec) => {
             let cap = options.context_max.unwrap_or(u32::MAX);
-            let embedding = sentence::embedding(files, cap.min(spec.positions as u32))?;
+            let sentence = sentence::read(files, spec)?;
             ModelInfo {
                 architecture,
                 dtype,
                 vocab: spec.vocab as u32,
-                context_max: embedding.input_tokens_max,
+                context_max: cap.min(sentence.input_tokens_max),
                 hidden: spec.hidden as u32,
                 parameters: tensors::parameters(&tensors::encoder(spec, "")),
                 kv_bytes_per_token: 0,
                 end_tokens: Vec::new(),
-                embedding: Some(embedding),
+                task: Task::Embed(sentence.embedding),
             }
         }
     };

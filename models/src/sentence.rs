@@ -6,14 +6,27 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::files::ModelFiles;
 use crate::load::{EmbeddingInfo, LoadError};
-use crate::spec::POOLING_DEFAULT;
+use crate::spec::{EncoderSpec, POOLING_DEFAULT};
+
+/// What the files say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sentence {
+    /// How to make vectors.
+    pub(crate) embedding: EmbeddingInfo,
+    /// Longest input in tokens.
+    pub(crate) input_tokens_max: u32,
+}
 
 /// Reads `modules.json` and what it names; without it, means of all tokens, not normalised, as
-/// sentence-transformers itself does. `positions` is the longest input of the network.
-pub(crate) fn embedding(files: &ModelFiles, positions: u32) -> Result<EmbeddingInfo, LoadError> {
-    let mut info = EmbeddingInfo {
-        pooling: POOLING_DEFAULT,
-        normalize: false,
+/// sentence-transformers itself does.
+pub(crate) fn read(files: &ModelFiles, spec: &EncoderSpec) -> Result<Sentence, LoadError> {
+    let positions = spec.positions as u32;
+    let mut info = Sentence {
+        embedding: EmbeddingInfo {
+            pooling: POOLING_DEFAULT,
+            normalize: false,
+            width: spec.hidden as u32,
+        },
         input_tokens_max: positions,
     };
     if let Some(bytes) = files.read_optional(SENTENCE)? {
@@ -42,8 +55,8 @@ pub(crate) fn embedding(files: &ModelFiles, positions: u32) -> Result<EmbeddingI
         // The network's own files are read from the folder itself.
         modules[0].only("path", &[json!("")])?;
         let folder = modules[1].text("path")?;
-        info.pooling = pooling(files, folder.ok_or_else(|| modules[1].missing("path"))?)?;
-        info.normalize = kinds.len() == 3;
+        info.embedding.pooling = pooling(files, folder.ok_or_else(|| modules[1].missing("path"))?)?;
+        info.embedding.normalize = kinds.len() == 3;
     }
     Ok(info)
 }

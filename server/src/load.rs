@@ -9,13 +9,13 @@ use engine::encode::EncodeLimits;
 use engine::executor::{Encoder, Executor, ExecutorError};
 use engine::handle::{Completion, Factory};
 use models::files::{FileError, ModelFiles};
-use models::load::{EmbeddingInfo, LoadError, LoadOptions, Loaded, ModelInfo, Threads};
+use models::load::{LoadError, LoadOptions, Loaded, ModelInfo, Threads};
 use serde::Deserialize;
 
 use crate::args::{Dtype, LoadFormat};
 use crate::byte_tokenizer;
 use crate::config::{Config, Files, ModelSource};
-use crate::registry::{self, DuplicateName, Facts, Registry, Served, TextTools};
+use crate::registry::{self, DuplicateName, Facts, Registry, Served, Task, TextTools, Vectors};
 use crate::text::chat::{ChatTemplate, TemplateError};
 use crate::text::room::{TokenizerRoom, WAITING_BYTES_MAX};
 use crate::text::tokenizer::{PoolLimits, TokenizerLoadError};
@@ -27,6 +27,8 @@ const PREEMPTIONS_MAX: u32 = 64;
 /// Inputs of one batch of an encoder, and inputs that wait for it.
 const ENCODE_INPUTS_MAX: u32 = 512;
 const ENCODE_WAITING_MAX: u32 = 16_384;
+/// 64: a sparse vector takes at most 8 bytes a word of the vocabulary, 2 MB of 250,000 words.
+const SPARSE_INPUTS_MAX: u32 = 64;
 
 /// Why a model cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -201,9 +203,9 @@ fn start_model(
         info: &info,
         text,
     };
-    let (model, completion) = match info.embedding {
+    let (model, completion) = match task(&info) {
         None => start_decoder(config, served, loader),
-        Some(embedding) => start_encoder(config, served, embedding, loader)?,
+        Some(task) => start_encoder(config, served, task, loader)?,
     };
     Ok((
         model,
@@ -254,19 +256,19 @@ fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, 
 fn start_encoder(
     config: &Config,
     model: Named<'_>,
-    embedding: EmbeddingInfo,
+    task: Task,
     loader: Loader,
 ) -> Result<(Served, Completion), Cause> {
     let Named { name, info, text } = model;
     let limits = EncodeLimits {
         // As --max-batch-tokens says.
-        batch_tokens_max: config
-            .batching
-            .encode_tokens_max
-            .max(embedding.input_tokens_max),
-        batch_inputs_max: ENCODE_INPUTS_MAX,
+        batch_tokens_max: config.batching.encode_tokens_max.max(info.context_max),
+        batch_inputs_max: match task {
+            Task::Sparse => SPARSE_INPUTS_MAX,
+            _ => ENCODE_INPUTS_MAX,
+        },
         waiting_max: ENCODE_WAITING_MAX,
-        input_tokens_max: embedding.input_tokens_max,
+        input_tokens_max: info.context_max,
     };
     let prompts = Prompts::read(&loader.files)?;
     let mut engine = EncodeConfig::new(name, limits);
@@ -274,18 +276,29 @@ fn start_encoder(
     let (handle, completion) = engine::start_encoder(loader.encoder(), engine);
     let encoder = registry::Encoder {
         name: name.to_owned(),
-        facts: Facts {
-            context_tokens_max: embedding.input_tokens_max,
-            ..facts(info)
-        },
+        facts: facts(info),
         handle,
         text,
-        pooling: embedding.pooling,
-        normalize: embedding.normalize,
+        task,
         prompts: prompts.prompts,
         default_prompt: prompts.default_prompt_name,
     };
     Ok((Served::Encoder(Arc::new(encoder)), completion))
+}
+
+/// What an encoder is for; `None` for a decoder.
+fn task(info: &ModelInfo) -> Option<Task> {
+    match &info.task {
+        models::load::Task::Generate => None,
+        models::load::Task::Embed(embedding) => Some(Task::Embed(Vectors {
+            pooling: embedding.pooling,
+            normalize: embedding.normalize,
+        })),
+        models::load::Task::Sparse => Some(Task::Sparse),
+        models::load::Task::Classify(classify) => Some(Task::Classify {
+            labels: classify.labels.clone(),
+        }),
+    }
 }
 
 /// Loads a model on its engine's thread, at the start and after every failure.
@@ -383,7 +396,10 @@ fn facts(info: &ModelInfo) -> Facts {
         parameters: info.parameters,
         vocab_size: info.vocab,
         context_tokens_max: info.context_max,
-        width: info.hidden,
+        width: match &info.task {
+            models::load::Task::Embed(embedding) => embedding.width,
+            _ => info.hidden,
+        },
         kv_bytes_per_token: info.kv_bytes_per_token,
         kv_block_tokens: BLOCK_TOKENS,
     }

@@ -27,7 +27,7 @@ pub struct Facts {
     pub vocab_size: u32,
     /// Tokens of the longest sequence; of an encoder's longest input.
     pub context_tokens_max: u32,
-    /// Values of its hidden state, and of its vectors.
+    /// Values of its vectors; where it makes none, of its hidden state.
     pub width: u32,
     /// KV bytes of one token.
     pub kv_bytes_per_token: u64,
@@ -72,7 +72,7 @@ pub struct Decoder {
     pub end_tokens: Vec<u32>,
 }
 
-/// A model that embeds text.
+/// A model that takes a whole text at once: to embed it, or to score it.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     /// The name requests call it by.
@@ -83,14 +83,36 @@ pub struct Encoder {
     pub handle: EncodeHandle,
     /// Its tokenizer.
     pub text: TextTools,
-    /// Its own way to make one vector of many.
-    pub pooling: Pooling,
-    /// Whether it scales vectors to length 1 by itself.
-    pub normalize: bool,
+    /// What it is for.
+    pub task: Task,
     /// Texts that its files say to put before inputs, by name.
     pub prompts: BTreeMap<String, String>,
     /// The one of them that counts where a request names none.
     pub default_prompt: Option<String>,
+}
+
+/// What an encoder is for, and so which of its outputs may be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Vectors of texts and of their tokens: `Output::Pooled`, `Output::Tokens`.
+    Embed(Vectors),
+    /// Weights of the vocabulary's words, and vectors of tokens: `Output::Sparse`,
+    /// `Output::Tokens`.
+    Sparse,
+    /// Scores of labels: `Output::Scores`. With one label it is a reranker.
+    Classify {
+        /// The labels, in the order of their scores.
+        labels: Vec<String>,
+    },
+}
+
+/// How an encoder makes one vector of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vectors {
+    /// Its own way to make one vector of many.
+    pub pooling: Pooling,
+    /// Whether it scales vectors to length 1 by itself.
+    pub normalize: bool,
 }
 
 /// A model of any kind.
@@ -98,7 +120,7 @@ pub struct Encoder {
 pub enum Served {
     /// It continues text.
     Decoder(Arc<Decoder>),
-    /// It embeds text.
+    /// It takes a whole text at once.
     Encoder(Arc<Encoder>),
 }
 
@@ -212,12 +234,19 @@ impl Registry {
         }
     }
 
-    /// The encoder of this name; the first one where it is empty.
-    pub(crate) fn encoder(&self, name: &str) -> Result<&Arc<Encoder>, Fault> {
-        let encoder = |model: &'_ Served| matches!(model, Served::Encoder(_));
-        match self.of_kind(name, "embed", encoder)? {
-            Served::Encoder(encoder) => Ok(encoder),
-            Served::Decoder(decoder) => Err(wrong_task(&decoder.name, "embed")),
+    /// The model of this name that makes vectors, and how; the first one where it is empty.
+    pub(crate) fn embedder(&self, name: &str) -> Result<(&Arc<Encoder>, Vectors), Fault> {
+        let vectors = |model: &'_ Served| match model {
+            Served::Encoder(encoder) => match encoder.task {
+                Task::Embed(vectors) => Some(vectors),
+                _ => None,
+            },
+            Served::Decoder(_) => None,
+        };
+        let model = self.of_kind(name, "embed", |model| vectors(model).is_some())?;
+        match (model, vectors(model)) {
+            (Served::Encoder(encoder), Some(vectors)) => Ok((encoder, vectors)),
+            _ => Err(wrong_task(model.name(), "embed")),
         }
     }
 

@@ -19,7 +19,7 @@ use scheduler::limits::Pool;
 use scheduler::request::Token;
 use tokio::sync::watch;
 
-use crate::executor::{ExecutorError, Progress};
+use crate::executor::{EncodeInput, Encoded, ExecutorError, Progress};
 use crate::handle::Factory;
 use crate::sampling::Sampling;
 
@@ -36,14 +36,14 @@ pub struct FakeConfig {
     pub vocabulary: Range<u32>,
     /// How long a step takes from its launch; zero does not sleep at all.
     pub latency: Duration,
-    /// The width of its vectors.
+    /// The width of its vectors, and the number of its labels.
     pub width: u32,
 }
 
 /// How a step goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The row of this index in the step (or the vector of this input) is not finite.
+    /// The row of this index in the step (or the result of this input) is not finite.
     NotFinite(usize),
     /// The step fails.
     Error,
@@ -159,7 +159,14 @@ impl FakeDevice {
         decoder::expected(&self.shared.config.vocabulary, sampling, prompt, count)
     }
 
-    /// The vector of one input, encoded alone.
+    /// What the encoder makes of an input alone. The tokens' last vector is that of the whole
+    /// input, whatever the pooling; scores follow from tokens and segments; a sparse vector weighs
+    /// each of the input's tokens.
+    pub fn expected_encoded(&self, input: &EncodeInput) -> Encoded {
+        encoder::expected(input, &self.shared.config)
+    }
+
+    /// The pooled vector of one input, encoded alone.
     pub fn expected_vector(&self, tokens: &[Token]) -> Vec<f32> {
         encoder::vector(tokens, self.shared.config.width).collect()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use engine::config::{EncodeConfig, Restarts};
 use engine::encode::EncodeLimits;
-use engine::executor::{EncodeInput, Pooling};
+use engine::executor::{EncodeInput, Encoded, Output, Pooling};
 use engine::fake::{FakeDevice, Fault, ManualClock, Place};
 use engine::handle::{Completion, EncodeError, EncodeHandle, Health, Refusal};
 use engine::request::{Reject, Token};
@@ -21,7 +21,7 @@ struct Encoding {
     completion: Completion,
 }
 
-type Job = JoinHandle<Result<Vec<f32>, EncodeError>>;
+type Job = JoinHandle<Result<Encoded, EncodeError>>;
 
 impl Encoding {
     async fn serving() -> Self {
@@ -52,9 +52,18 @@ impl Encoding {
         }
     }
 
-    fn encode(&self, tokens: Vec<Token>, timeout: Option<Duration>) -> Job {
+    fn encode(&self, tokens: &[Token], timeout: Option<Duration>) -> Job {
+        self.encode_input(input(tokens), timeout)
+    }
+
+    fn encode_input(&self, input: EncodeInput, timeout: Option<Duration>) -> Job {
         let handle = self.handle.clone();
-        tokio::spawn(async move { handle.encode(input(&tokens), timeout).await })
+        tokio::spawn(async move { handle.encode(input, timeout).await })
+    }
+
+    /// The vector of these tokens.
+    fn expected(&self, tokens: &[Token]) -> Encoded {
+        self.device.expected_encoded(&input(tokens))
     }
 
     async fn launched(&self, batch: u64) {
@@ -67,7 +76,7 @@ impl Encoding {
     /// Holds the first batch, which takes one input; what comes then waits.
     async fn busy(&self) -> Job {
         self.device.hold();
-        let first = self.encode(prompt(0, 3), None);
+        let first = self.encode(&prompt(0, 3), None);
         self.launched(1).await;
         first
     }
@@ -81,7 +90,7 @@ fn input(tokens: &[Token]) -> EncodeInput {
     EncodeInput {
         tokens: tokens.into(),
         segments: Arc::default(),
-        pooling: Pooling::Mean,
+        output: Output::Pooled(Pooling::Mean),
     }
 }
 
@@ -91,13 +100,13 @@ async fn every_input_gets_its_own_vector_out_of_a_batch() {
     let first = encoding.busy().await;
     let text = |number: u32| prompt(number, 1 + number % 31);
     let jobs: Vec<_> = (1..101)
-        .map(|number| (number, encoding.encode(text(number), None)))
+        .map(|number| (number, encoding.encode(&text(number), None)))
         .collect();
     encoding.waiting(100).await;
     encoding.device.release();
     for (number, job) in jobs {
         let vector = soon(job).await.unwrap().unwrap();
-        assert_eq!(vector, encoding.device.expected_vector(&text(number)));
+        assert_eq!(vector, encoding.expected(&text(number)));
     }
     soon(first).await.unwrap().unwrap();
     let batches = *encoding.device.launched().borrow();
@@ -105,9 +114,51 @@ async fn every_input_gets_its_own_vector_out_of_a_batch() {
 }
 
 #[tokio::test]
+async fn one_batch_gives_vectors_scores_and_weights() {
+    let encoding = Encoding::serving().await;
+    let first = encoding.busy().await;
+    let wanted = [
+        Output::Tokens,
+        Output::Scores,
+        Output::Sparse,
+        Output::Pooled(Pooling::Cls),
+    ];
+    let inputs = wanted.map(|output| EncodeInput {
+        segments: [0, 0, 1, 1].into(),
+        output,
+        ..input(&prompt(1, 4))
+    });
+    let jobs = inputs
+        .clone()
+        .map(|input| encoding.encode_input(input, None));
+    encoding.waiting(4).await;
+    encoding.device.release();
+    for (input, job) in inputs.iter().zip(jobs) {
+        let encoded = soon(job).await.unwrap().unwrap();
+        assert_eq!(encoded, encoding.device.expected_encoded(input));
+        let rows = match input.output {
+            Output::Tokens => 4,
+            Output::Sparse => 0,
+            _ => 1,
+        };
+        assert_eq!(encoded.rows().len(), rows, "{:?}", input.output);
+        assert_eq!(encoded.sparse().len() > 0, input.output == Output::Sparse);
+    }
+    soon(first).await.unwrap().unwrap();
+    assert_eq!(*encoding.device.launched().borrow(), 2);
+    let [_, typed, ..] = inputs;
+    let plain = EncodeInput {
+        segments: Arc::default(),
+        ..typed.clone()
+    };
+    let scores = |input| encoding.device.expected_encoded(input).values;
+    assert_ne!(scores(&plain), scores(&typed), "segments count");
+}
+
+#[tokio::test]
 async fn what_cannot_be_taken_is_refused() {
     let encoding = Encoding::serving().await;
-    let refused = async |tokens| soon(encoding.encode(tokens, None)).await.unwrap();
+    let refused = async |tokens: Vec<Token>| soon(encoding.encode(&tokens, None)).await.unwrap();
     let reject = |reject| Err(EncodeError::Refused(Refusal::Reject(reject)));
     assert_eq!(refused(vec![]).await, reject(Reject::EmptyPrompt));
     let too_long = Reject::TooLong {
@@ -121,7 +172,7 @@ async fn what_cannot_be_taken_is_refused() {
 async fn a_caller_who_leaves_is_not_encoded() {
     let encoding = Encoding::serving().await;
     let first = encoding.busy().await;
-    let gone = encoding.encode(prompt(1, 3), None);
+    let gone = encoding.encode(&prompt(1, 3), None);
     encoding.waiting(1).await;
     gone.abort();
     assert!(soon(gone).await.unwrap_err().is_cancelled());
@@ -137,7 +188,7 @@ async fn a_caller_who_leaves_is_not_encoded() {
 async fn a_deadline_passes_in_the_queue() {
     let encoding = Encoding::serving().await;
     let first = encoding.busy().await;
-    let late = encoding.encode(prompt(1, 3), Some(Duration::from_secs(1)));
+    let late = encoding.encode(&prompt(1, 3), Some(Duration::from_secs(1)));
     encoding.waiting(1).await;
     encoding.clock.advance(Duration::from_secs(2));
     encoding.device.release();
@@ -150,7 +201,7 @@ async fn a_vector_that_is_not_finite_fails_its_own_input_alone() {
     let encoding = Encoding::serving().await;
     let first = encoding.busy().await;
     encoding.device.fail_at(2, Fault::NotFinite(1));
-    let jobs = [3, 4, 5].map(|tokens| encoding.encode(prompt(1, tokens), None));
+    let jobs = [3, 4, 5].map(|tokens| encoding.encode(&prompt(1, tokens), None));
     encoding.waiting(3).await;
     encoding.device.release();
     let [a, b, c] = jobs;
@@ -165,13 +216,13 @@ async fn a_failed_batch_is_tried_once_more_on_a_new_encoder() {
     for fault in [Fault::Error, Fault::Panic, Fault::Hang] {
         let encoding = Encoding::serving().await;
         encoding.device.fail_at(1, fault);
-        let job = encoding.encode(prompt(1, 5), None);
+        let job = encoding.encode(&prompt(1, 5), None);
         encoding.launched(1).await;
         if fault == Fault::Hang {
             encoding.clock.advance(STEP_TIMEOUT);
         }
         let vector = soon(job).await.unwrap().unwrap();
-        assert_eq!(vector, encoding.device.expected_vector(&prompt(1, 5)));
+        assert_eq!(vector, encoding.expected(&prompt(1, 5)));
         encoding.device.release_hung();
     }
 }
@@ -181,11 +232,11 @@ async fn an_input_in_two_failed_batches_fails() {
     let encoding = Encoding::serving().await;
     encoding.device.fail_at(1, Fault::Error);
     encoding.device.fail_at(2, Fault::Panic);
-    let bad = encoding.encode(prompt(1, 5), None);
+    let bad = encoding.encode(&prompt(1, 5), None);
     assert_eq!(soon(bad).await.unwrap(), Err(EncodeError::Failed));
     reach(&mut encoding.handle.health(), Health::Serving).await;
     assert!(
-        soon(encoding.encode(prompt(2, 5), None))
+        soon(encoding.encode(&prompt(2, 5), None))
             .await
             .unwrap()
             .is_ok()
@@ -196,10 +247,10 @@ async fn an_input_in_two_failed_batches_fails() {
 async fn draining_finishes_the_queue_and_aborting_empties_it() {
     let encoding = Encoding::serving().await;
     let first = encoding.busy().await;
-    let second = encoding.encode(prompt(1, 5), None);
+    let second = encoding.encode(&prompt(1, 5), None);
     encoding.waiting(1).await;
     encoding.handle.drain();
-    let third = soon(encoding.encode(prompt(2, 5), None)).await.unwrap();
+    let third = soon(encoding.encode(&prompt(2, 5), None)).await.unwrap();
     assert_eq!(third, Err(EncodeError::Refused(Refusal::Draining)));
     encoding.device.release();
     assert!(soon(first).await.unwrap().is_ok());
@@ -208,7 +259,7 @@ async fn draining_finishes_the_queue_and_aborting_empties_it() {
 
     let encoding = Encoding::serving().await;
     let first = encoding.busy().await;
-    let second = encoding.encode(prompt(1, 5), None);
+    let second = encoding.encode(&prompt(1, 5), None);
     encoding.waiting(1).await;
     encoding.handle.abort_all();
     encoding.device.release();
@@ -226,14 +277,14 @@ async fn one_poisonous_input_fails_alone() {
     let text = |number: u32| prompt(number, 4);
     encoding.device.poison(text(3)[0], Place::Wait);
     let jobs: Vec<_> = (1..7)
-        .map(|number| (number, encoding.encode(text(number), None)))
+        .map(|number| (number, encoding.encode(&text(number), None)))
         .collect();
     encoding.waiting(6).await;
     encoding.device.release();
     for (number, job) in jobs {
         let expected = match number {
             3 => Err(EncodeError::Failed),
-            _ => Ok(encoding.device.expected_vector(&text(number))),
+            _ => Ok(encoding.expected(&text(number))),
         };
         assert_eq!(soon(job).await.unwrap(), expected, "input {number}");
     }

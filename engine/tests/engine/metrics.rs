@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use engine::config::EncodeConfig;
 use engine::encode::EncodeLimits;
-use engine::executor::{EncodeInput, Pooling};
+use engine::executor::{EncodeInput, Output, Pooling};
 use engine::fake::{Fault, ManualClock};
 use engine::handle::{End, Health, Tokens};
 use engine::metrics::{HISTOGRAMS, Kind, METRICS, describe};
@@ -120,7 +120,7 @@ async fn run(decoder: &str, encoder: &str) {
         let input = EncodeInput {
             tokens: prompt(1, 4).into(),
             segments: Arc::default(),
-            pooling: Pooling::Cls,
+            output: Output::Pooled(Pooling::Cls),
         };
         soon(handle.encode(input, None)).await.unwrap();
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::executor::{EncodeInput, Row, Rows};
+use engine::executor::{EncodeInput, Output, Row, Rows};
 use engine::sampling::Sampling;
 use scheduler::plan::{BlockId, Plan, Slice, SlotId};
 use scheduler::request::{RequestId, Token};
@@ -262,13 +262,13 @@ fn a_dummy_encoder_gives_finite_vectors() {
     let input = EncodeInput {
         tokens: [1, 2, 3].map(Token).into(),
         segments: [0, 1, 1].into(),
-        pooling: Pooling::Mean,
+        output: Output::Pooled(Pooling::Mean),
     };
-    let mut vectors = Vec::new();
+    let mut encoded = Vec::new();
     encoder
-        .encode(&[input.clone(), input], &mut vectors)
+        .encode(&[input.clone(), input], &mut encoded)
         .unwrap();
-    assert_eq!(vectors.len(), 2 * 48);
-    assert!(vectors.iter().all(|x| x.is_finite()));
-    assert_eq!(vectors[..48], vectors[48..]);
+    assert_eq!((encoded.len(), encoded[0].values.len()), (2, 48));
+    assert!(encoded[0].values.iter().all(|x| x.is_finite()));
+    assert_eq!(encoded[0], encoded[1]);
 }

@@ -1,5 +1,7 @@
 //! Files of sentence-transformers: what they say is taken, what is not supported is refused.
 
+use kernels::activation::Activation;
+
 use super::*;
 
 const MODULE_LIST: &[u8] = br#"[
@@ -25,8 +27,19 @@ const CLS: &[u8] = br#"{"pooling_mode_cls_token": true, "pooling_mode_mean_token
 const MAX: &[u8] = br#"{"pooling_mode_max_tokens": true}"#;
 const BOTH: &[u8] = br#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#;
 
-fn read(files: &[(&'static str, &'static [u8])]) -> Result<EmbeddingInfo, LoadError> {
-    embedding(&ModelFiles::Embedded(Vec::leak(files.to_vec())), 512)
+fn read(files: &[(&'static str, &'static [u8])]) -> Result<Sentence, LoadError> {
+    let spec = EncoderSpec {
+        vocab: 100,
+        hidden: 384,
+        ffn: 48,
+        heads: 2,
+        layers: 2,
+        positions: 512,
+        segments: 2,
+        norm_eps: 1e-12,
+        activation: Activation::GeluErf,
+    };
+    super::read(&ModelFiles::Embedded(Vec::leak(files.to_vec())), &spec)
 }
 
 #[test]
@@ -39,16 +52,22 @@ fn modules_say_how_to_pool_and_normalize() {
             br#"{"max_seq_length": 256, "do_lower_case": false}"#,
         ),
     ]);
-    let want = EmbeddingInfo {
-        pooling: Pooling::Mean,
-        normalize: true,
+    let want = Sentence {
+        embedding: EmbeddingInfo {
+            pooling: Pooling::Mean,
+            normalize: true,
+            width: 384,
+        },
         input_tokens_max: 256,
     };
     assert_eq!(minilm.unwrap(), want);
     let cls = read(&[(MODULES, MODULE_LIST), ("1_Pooling/config.json", CLS)]).unwrap();
-    let want = EmbeddingInfo {
-        pooling: Pooling::Cls,
-        normalize: true,
+    let want = Sentence {
+        embedding: EmbeddingInfo {
+            pooling: Pooling::Cls,
+            normalize: true,
+            width: 384,
+        },
         input_tokens_max: 512,
     };
     assert_eq!(cls, want);
@@ -56,9 +75,12 @@ fn modules_say_how_to_pool_and_normalize() {
 
 #[test]
 fn a_plain_folder_pools_by_mean() {
-    let want = EmbeddingInfo {
-        pooling: Pooling::Mean,
-        normalize: false,
+    let want = Sentence {
+        embedding: EmbeddingInfo {
+            pooling: Pooling::Mean,
+            normalize: false,
+            width: 384,
+        },
         input_tokens_max: 512,
     };
     assert_eq!(read(&[]).unwrap(), want);

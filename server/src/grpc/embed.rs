@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use engine::executor::{EncodeInput, Pooling};
+use engine::executor::{EncodeInput, Output, Pooling};
 use engine::request::Token;
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use proto::v1;
@@ -15,7 +15,7 @@ use crate::clock::{Deadline, Stopwatch};
 use crate::edge::{Context, Timeout};
 use crate::limits::{EMBED_INPUTS_AT_ONCE, EMBED_INPUTS_MAX, EMBED_REQUESTS_AT_ONCE};
 use crate::metrics;
-use crate::registry::Encoder;
+use crate::registry::{Encoder, Vectors};
 use crate::status::{Fault, empty_input, input_too_large};
 use crate::text::tokenizer::{EncodeOptions, SpecialTokens};
 
@@ -27,11 +27,16 @@ pub(crate) async fn embed(
 ) -> Result<v1::EmbedResponse, Fault> {
     let report = &context.report;
     validate::request_id(&request.request_id, report)?;
-    let encoder = app.registry.encoder(&request.model)?;
+    let (encoder, own) = app.registry.embedder(&request.model)?;
     report.set_model(&encoder.name);
     let deadline = context.deadline;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
-    let work = Work::of(encoder, app.limits.input_bytes_max, deadline, &request)?;
+    let work = Work::of(
+        (encoder, own),
+        app.limits.input_bytes_max,
+        deadline,
+        &request,
+    )?;
     let encoded = stream::iter(request.inputs.into_iter().enumerate())
         .map(|(index, text)| work.encode(index, text))
         .buffered(EMBED_INPUTS_AT_ONCE)
@@ -157,7 +162,7 @@ enum Fit {
 
 impl<'a> Work<'a> {
     fn of(
-        encoder: &'a Encoder,
+        (encoder, own): (&'a Encoder, Vectors),
         input_bytes_max: usize,
         deadline: Deadline,
         request: &v1::EmbedRequest,
@@ -172,12 +177,12 @@ impl<'a> Work<'a> {
                     .with("dimensions_max", width),
             );
         }
-        let normalize = request.normalize.unwrap_or(encoder.normalize);
+        let normalize = request.normalize.unwrap_or(own.normalize);
         Ok(Self {
             encoder,
             deadline,
             prefix: prefix(encoder, &request.prompt_name)?,
-            pooling: validate::pooling(request.pooling, encoder.pooling)?,
+            pooling: validate::pooling(request.pooling, own.pooling)?,
             dimensions: dimensions as usize,
             scale: if normalize { Scale::ToOne } else { Scale::Kept },
             fit: if request.truncate {
@@ -223,13 +228,14 @@ impl<'a> Work<'a> {
         let input = EncodeInput {
             tokens: tokens.into_iter().map(Token).collect(),
             segments: Arc::default(),
-            pooling: self.pooling,
+            output: Output::Pooled(self.pooling),
         };
         let mut values = self
             .encoder
             .handle
             .encode(input, Some(self.deadline.remaining()))
-            .await?;
+            .await?
+            .values;
         values.truncate(self.dimensions);
         if self.scale == Scale::ToOne {
             scale_to_one(&mut values);

@@ -5,7 +5,7 @@ use engine::handle::Health;
 use proto::v1;
 
 use crate::app::App;
-use crate::registry::Served;
+use crate::registry::{Served, Task};
 
 /// What a model is.
 pub(crate) fn describe(app: &App, model: &Served) -> v1::Model {
@@ -30,18 +30,27 @@ pub(crate) fn describe(app: &App, model: &Served) -> v1::Model {
             described.kv_block_tokens = facts.kv_block_tokens;
             described.kv_bytes_per_token = facts.kv_bytes_per_token;
         }
-        Served::Encoder(encoder) => {
-            described.task = v1::Task::Embed.into();
-            described.normalize = encoder.normalize;
-            described.pooling = match encoder.pooling {
+        Served::Encoder(encoder) => describe_task(&encoder.task, &mut described),
+    }
+    described
+}
+
+fn describe_task(task: &Task, described: &mut v1::Model) {
+    let own = match task {
+        Task::Embed(vectors) => {
+            described.normalize = vectors.normalize;
+            described.pooling = match vectors.pooling {
                 Pooling::Cls => v1::Pooling::Cls,
                 Pooling::Mean => v1::Pooling::Mean,
                 Pooling::LastToken => v1::Pooling::LastToken,
             }
             .into();
+            v1::Task::Embed
         }
-    }
-    described
+        Task::Sparse => v1::Task::EmbedSparse,
+        Task::Classify { .. } => v1::Task::Classify,
+    };
+    described.task = own.into();
 }
 
 /// How busy a model is.

@@ -18,7 +18,7 @@ use paternoster_client::{Client, v1};
 use server::app::App;
 use server::byte_tokenizer;
 use server::limits::Limits;
-use server::registry::{Decoder, Encoder, Facts, Registry, Served, TextTools};
+use server::registry::{Decoder, Encoder, Facts, Registry, Served, Task, TextTools, Vectors};
 use server::text::chat::ChatTemplate;
 use server::text::tokenizer::{PoolLimits, Tokenize, TokenizerPool};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -307,8 +307,10 @@ fn embedder(device: &FakeDevice, text: TextTools) -> Encoder {
         facts,
         handle,
         text,
-        pooling: Pooling::Mean,
-        normalize: true,
+        task: Task::Embed(Vectors {
+            pooling: Pooling::Mean,
+            normalize: true,
+        }),
         prompts: [("query".to_owned(), "query: ".to_owned())].into(),
         default_prompt: None,
     }
