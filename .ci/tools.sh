@@ -26,6 +26,19 @@ need_node()   { command -v npx >/dev/null || debian nodejs npm; }
 # Debian's python3 comes without ensurepip, and a venv made without it has no pip.
 need_python() { python3 -c 'import ensurepip, venv' 2>/dev/null || debian python3 python3-venv; }
 
+need_bwrap()  { command -v bwrap >/dev/null || debian bubblewrap; }
+need_systemd() { command -v systemd-analyze >/dev/null || debian systemd; }
+# Prometheus and promtool: the machine's, or Debian's package unpacked, which starts no service.
+need_prometheus() {
+  local made
+  if command -v promtool >/dev/null && command -v prometheus >/dev/null; then return; fi
+  made=$(mktemp -d "$TOOLS/prometheus.XXXXXX")
+  (cd "$made" && { apt-get download -qq prometheus 2>/dev/null \
+    || { debian; apt-get download -qq prometheus; }; } && dpkg-deb -x prometheus_*.deb .)
+  mv "$made"/usr/bin/prom* "$TOOLS/bin/"
+  rm -r "$made"
+}
+
 # A virtual environment with pinned packages: python_env NAME PACKAGE...; prints its interpreter.
 python_env() {
   local home="$TOOLS/$1"
@@ -90,4 +103,11 @@ CARGO_DENY=0.20.2
 need_cargo_deny() {
   [ "$(cargo-deny --version 2>/dev/null || true)" = "cargo-deny $CARGO_DENY" ] \
     || cargo install --locked --quiet --root "$TOOLS" --version "$CARGO_DENY" cargo-deny
+}
+
+# go_source MODULE@VERSION: prints a folder with a Go module's files, as sum.golang.org knows them.
+go_source() {
+  need_go
+  (cd "$TOOLS" && GOMODCACHE="$TOOLS/go-mod" GOFLAGS=-modcacherw GOTOOLCHAIN=local \
+    go mod download -json "$1") | sed -n 's/^.*"Dir": "\(.*\)".*$/\1/p'
 }

@@ -1,0 +1,63 @@
+"""The unit is understood by systemd whole, and lets the service do little."""
+
+import re
+import subprocess
+
+from dockerfile import ROOT
+
+UNIT = ROOT / "deploy/systemd/paternoster.service"
+# Ten times the exposure that `systemd-analyze security` may find; 100 is the worst.
+EXPOSURE_MAX = "15"
+
+
+def analyze(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["systemd-analyze", *command], capture_output=True, text=True)
+
+
+def here(tmp_path, old: str = "", new: str = "") -> str:
+    """The unit, with a program that this machine has in place of the one it will have."""
+    unit = tmp_path / "paternoster.service"
+    text = UNIT.read_text().replace("ExecStart=/usr/local/bin/paternoster", "ExecStart=/bin/true")
+    unit.write_text(text.replace(old, new) if old else text)
+    return str(unit)
+
+
+def verify(unit: str) -> subprocess.CompletedProcess:
+    return analyze("verify", "--man=no", "--recursive-errors=no", unit)
+
+
+def test_the_unit_is_understood(tmp_path):
+    done = verify(here(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_misspelt_key_is_noticed(tmp_path):
+    done = verify(here(tmp_path, "ProtectHome=", "ProtectHme="))
+    assert "ProtectHme" in done.stderr
+
+
+def test_the_service_may_do_little(tmp_path):
+    limit = f"--threshold={EXPOSURE_MAX}"
+    done = analyze("security", "--offline=true", "--no-pager", limit, here(tmp_path))
+    assert done.returncode == 0, done.stdout
+    weak = here(tmp_path, "RestrictNamespaces=yes", "RestrictNamespaces=no")
+    assert analyze("security", "--offline=true", "--no-pager", limit, weak).returncode != 0
+
+
+def test_the_unit_outlives_a_drain():
+    seconds = int(re.search(r"^TimeoutStopSec=(\d+)s$", UNIT.read_text(), re.M).group(1))
+    drain = re.search(r"--drain-timeout <TIME>.*?default: (\d+)s", help_text(), re.S)
+    assert seconds > int(drain.group(1))
+
+
+def test_failures_that_stay_are_not_restarted():
+    """The exit codes of docs/operating.md that another start does not heal."""
+    codes = re.search(r"^RestartPreventExitStatus=(.*)$", UNIT.read_text(), re.M).group(1).split()
+    page = (ROOT / "docs/operating.md").read_text()
+    for code in codes:
+        assert f"\n| {code} | " in page, f"no exit code {code}"
+
+
+def help_text() -> str:
+    binary = ROOT / "target/release/paternoster"
+    return subprocess.run([binary, "serve", "--help"], capture_output=True, text=True).stdout
