@@ -12,9 +12,10 @@ use models::files::{FileError, ModelFiles};
 use models::load::{LoadError, LoadOptions, Loaded, ModelInfo, Threads};
 use serde::Deserialize;
 
-use crate::args::{Dtype, LoadFormat};
+use crate::args::model::{Dtype, LoadFormat};
 use crate::byte_tokenizer;
 use crate::config::{Config, Files, ModelSource};
+use crate::exit::Exit;
 use crate::registry::{self, DuplicateName, Facts, Registry, Served, Task, TextTools, Vectors};
 use crate::text::chat::{ChatTemplate, TemplateError};
 use crate::text::room::{TokenizerRoom, WAITING_BYTES_MAX};
@@ -66,25 +67,18 @@ pub enum Cause {
     Name(#[from] DuplicateName),
 }
 
-/// The exit codes of `sysexits.h` that mean what happened here.
-const EXIT_DATA: u8 = 65;
-const EXIT_SOFTWARE: u8 = 70;
-const EXIT_MEMORY: u8 = 71;
-const EXIT_IO: u8 = 74;
-const EXIT_CONFIG: u8 = 78;
-
 impl Cause {
     /// The exit code of a process that could not start because of this.
-    pub fn exit_code(&self) -> u8 {
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Load(LoadError::Tensor { .. }) | Self::Tokenizer(_) => EXIT_DATA,
-            Self::Load(LoadError::Config { file, .. }) if is_weights(file) => EXIT_DATA,
-            Self::Load(LoadError::Memory(_)) => EXIT_MEMORY,
+            Self::Load(LoadError::Tensor { .. }) | Self::Tokenizer(_) => Exit::Data,
+            Self::Load(LoadError::Config { file, .. }) if is_weights(file) => Exit::Data,
+            Self::Load(LoadError::Memory(_)) => Exit::System,
             Self::Load(LoadError::File(file)) | Self::File(file) => match file {
-                FileError::Missing(_) => EXIT_CONFIG,
-                FileError::Unreadable(..) => EXIT_IO,
+                FileError::Missing(_) => Exit::Config,
+                FileError::Unreadable(..) => Exit::Io,
             },
-            _ => EXIT_CONFIG,
+            _ => Exit::Config,
         }
     }
 }
@@ -119,7 +113,7 @@ pub struct EngineFailure {
     /// What to tell the user.
     pub message: String,
     /// The exit code.
-    pub exit_code: u8,
+    pub exit: Exit,
 }
 
 impl StartedEngine {
@@ -133,12 +127,12 @@ impl StartedEngine {
                 let cause = Cause::Load(error);
                 EngineFailure {
                     message: format!("{}: {cause}", self.name),
-                    exit_code: cause.exit_code(),
+                    exit: cause.exit(),
                 }
             }
             None => EngineFailure {
                 message: down.to_string(),
-                exit_code: EXIT_SOFTWARE,
+                exit: Exit::Software,
             },
         })
     }
@@ -473,7 +467,9 @@ mod tests {
     fn exit_codes_tell_what_kind_of_thing_is_wrong() {
         let config = |file: &str| {
             let (file, message) = (file.to_owned(), "wrong".to_owned());
-            Cause::Load(LoadError::Config { file, message }).exit_code()
+            Cause::Load(LoadError::Config { file, message })
+                .exit()
+                .code()
         };
         assert_eq!(config("config.json"), 78);
         assert_eq!(config("model-00001-of-00002.safetensors"), 65);
@@ -482,18 +478,24 @@ mod tests {
             tensor: "a".to_owned(),
             message: "wrong".to_owned(),
         };
-        assert_eq!(Cause::Load(tensor).exit_code(), 65);
+        assert_eq!(Cause::Load(tensor).exit().code(), 65);
         assert_eq!(
-            Cause::Load(LoadError::Memory("little".to_owned())).exit_code(),
+            Cause::Load(LoadError::Memory("little".to_owned()))
+                .exit()
+                .code(),
             71
         );
         assert_eq!(
-            Cause::File(FileError::Missing("tokenizer.json".to_owned())).exit_code(),
+            Cause::File(FileError::Missing("tokenizer.json".to_owned()))
+                .exit()
+                .code(),
             78
         );
         let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         assert_eq!(
-            Cause::File(FileError::Unreadable("x".to_owned(), denied)).exit_code(),
+            Cause::File(FileError::Unreadable("x".to_owned(), denied))
+                .exit()
+                .code(),
             74
         );
     }
@@ -507,7 +509,7 @@ mod tests {
         assert!(parse(r#"{"prompts": {}, "default_prompt_name": null}"#).is_ok());
         let error = parse(r#"{"prompts": {}, "default_prompt_name": "query"}"#).unwrap_err();
         assert!(matches!(&error, Cause::DefaultPrompt(name) if name == "query"));
-        assert_eq!(error.exit_code(), 78);
+        assert_eq!(error.exit().code(), 78);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::args::MetricsCompat;
+use crate::args::observability::MetricsCompat;
 
 /// Calls by method and code.
 pub(crate) const REQUESTS: &str = "paternoster_requests_total";

@@ -5,7 +5,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::args::HealthArgs;
+use crate::args::health::HealthArgs;
 
 /// What the server said, with the exit codes that health probes of gRPC have everywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]

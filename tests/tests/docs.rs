@@ -6,7 +6,6 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory as _;
 use engine::metrics::{Kind, Metric};
 
 fn root() -> PathBuf {
@@ -92,7 +91,7 @@ fn the_metrics_page_is_the_metrics() {
 fn every_flag_is_in_the_operating_page() {
     let page =
         std::fs::read_to_string(root().join("docs/operating.md")).expect("docs/operating.md");
-    let command = server::args::Args::command();
+    let command = server::args::command();
     for name in ["serve", "health"] {
         let command = command.find_subcommand(name).expect("a sub-command");
         for argument in command.get_arguments() {

@@ -293,7 +293,7 @@ async fn a_drain_has_a_limit_even_when_the_device_hangs() {
 #[tokio::test]
 async fn the_health_command_answers_by_its_exit_code() {
     let world = World::ready().await;
-    let ask = |addr: String, service: &str| server::args::HealthArgs {
+    let ask = |addr: String, service: &str| server::args::health::HealthArgs {
         addr: Some(addr),
         port: 1,
         service: service.to_owned(),

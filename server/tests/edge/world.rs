@@ -111,7 +111,7 @@ impl World {
 
     /// A server that listens.
     pub(crate) async fn start(plan: Plan) -> Self {
-        let recorder = server::metrics::install(server::args::MetricsCompat::Vllm);
+        let recorder = server::metrics::install(server::args::observability::MetricsCompat::Vllm);
         let config = |blocks| FakeConfig {
             pool: Pool {
                 blocks,

@@ -1,0 +1,198 @@
+//! The command line as typed; `config` resolves it.
+//!
+//! Flags stand in one small struct for each purpose. What all have in common, their environment
+//! variables above all, is added to the whole command in one place, [`command`].
+
+use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+pub mod batching;
+pub mod health;
+pub mod limits;
+pub mod listener;
+pub mod model;
+pub mod observability;
+pub mod units;
+
+/// What the user typed. [`Args::read`] reads it: the plain parser of this type knows no environment.
+#[derive(Debug, Parser)]
+#[command(name = "paternoster", version, max_term_width = 100)]
+#[command(about = "Serves language models and embedding models over gRPC.")]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do. `crate::commands` does it.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve models; without --model-id the built-in demo models.
+    Serve(Box<ServeArgs>),
+    /// Ask a running server for its health: exits with 0 if it is SERVING, 1 if there is no such
+    /// address, 2 if it cannot be reached, 3 if it does not answer, 4 if it is not SERVING.
+    Health(health::HealthArgs),
+}
+
+/// How to serve. Every flag is also an environment variable of the same name in capitals.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Which models.
+    #[command(flatten)]
+    pub models: model::ModelArgs,
+    /// How steps are bounded.
+    #[command(flatten)]
+    pub batching: batching::BatchingArgs,
+    /// Where to listen.
+    #[command(flatten)]
+    pub listener: listener::ListenerArgs,
+    /// What requests may cost.
+    #[command(flatten)]
+    pub limits: limits::LimitArgs,
+    /// Logs and metrics.
+    #[command(flatten)]
+    pub observability: observability::ObservabilityArgs,
+}
+
+impl Args {
+    /// Reads a command line, whose first word is the program, and the environment.
+    pub fn read<T>(words: impl IntoIterator<Item = T>) -> Result<Self, clap::Error>
+    where
+        T: Into<std::ffi::OsString> + Clone,
+    {
+        let mut command = command();
+        let mut matches = command.try_get_matches_from_mut(words)?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// The command with what its flags have in common. Those of `serve` read the environment, and so does
+/// every flag of another sub-command that has the name of one of them.
+pub fn command() -> clap::Command {
+    let command = Args::command();
+    let serve: Vec<String> = command
+        .find_subcommand("serve")
+        .into_iter()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|arg| arg.get_long().map(str::to_owned))
+        .collect();
+    command.mut_subcommands(|sub| {
+        sub.mut_args(|arg| {
+            let shared = |long: &str| serve.iter().any(|flag| flag == long);
+            match arg.get_long().map(str::to_owned) {
+                Some(long) if shared(&long) => with_variable(switch(arg), &long),
+                _ => switch(arg),
+            }
+        })
+    })
+}
+
+/// Values are hidden in the help: some are secrets.
+fn with_variable(arg: Arg, long: &str) -> Arg {
+    arg.env(variable(long)).hide_env_values(true)
+}
+
+/// The environment variable of a flag of `serve`.
+pub fn variable(long: &str) -> String {
+    match long {
+        // HOSTNAME is the machine's own name in many environments.
+        "hostname" => "PATERNOSTER_HOSTNAME".to_owned(),
+        _ => long.replace('-', "_").to_uppercase(),
+    }
+}
+
+/// A switch also takes a value, so that a flag can undo what the environment sets.
+fn switch(arg: Arg) -> Arg {
+    if !matches!(arg.get_action(), ArgAction::SetTrue) {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .value_name("true|false")
+        .hide_possible_values(true)
+        .default_missing_value("true")
+        .default_value("false")
+        .value_parser(clap::builder::BoolishValueParser::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_flag() {
+        let mut command = command().term_width(100);
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        insta::assert_snapshot!("serve_help", serve.render_long_help());
+        let health = command.find_subcommand_mut("health").unwrap();
+        insta::assert_snapshot!("health_help", health.render_long_help());
+    }
+
+    #[test]
+    fn the_flags_agree_with_each_other() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_probe_asks_the_port_of_its_environment() {
+        let command = command();
+        let health = command.find_subcommand("health").unwrap();
+        let port = health.get_arguments().find(|arg| arg.get_id() == "port");
+        assert_eq!(port.unwrap().get_env(), Some("PORT".as_ref()));
+        let address = |flags: &[&str]| {
+            let typed = ["paternoster", "health"].iter().chain(flags);
+            match Args::read(typed).unwrap().command {
+                Command::Health(args) => args.address(),
+                Command::Serve(_) => panic!("not health"),
+            }
+        };
+        assert_eq!(address(&["--port", "8080"]), "127.0.0.1:8080");
+        assert_eq!(address(&["--port", "8080", "--addr", "a:1"]), "a:1");
+    }
+
+    #[test]
+    fn nothing_may_be_bounded_by_zero() {
+        let message = |flag: &str, value: &str| {
+            let typed = ["paternoster", "serve", flag, value];
+            Args::read(typed).unwrap_err().to_string()
+        };
+        for flag in [
+            "--max-waiting-requests",
+            "--max-concurrent-requests",
+            "--max-connections",
+            "--max-input-bytes",
+            "--max-message-bytes",
+            "--max-total-tokens",
+            "--kv-cache-size",
+            "--threads",
+            "--tokenization-workers",
+            "--stream-stall-timeout",
+            "--request-timeout-max",
+            "--step-timeout",
+            "--start-timeout",
+        ] {
+            let message = message(flag, "0");
+            let line = message.lines().next().unwrap_or_default();
+            assert!(line.starts_with("error: invalid value '0'"), "{line}");
+            assert!(line.contains(flag), "{line}");
+            assert!(
+                line.contains(", 1 to ") || line.contains(", 1B to ") || line.contains(", 1ms to "),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_switch_can_be_turned_off() {
+        let json = |flags: &[&str]| {
+            let typed = ["paternoster", "serve"].iter().chain(flags);
+            match Args::read(typed).unwrap().command {
+                Command::Serve(args) => args.observability.json_output,
+                Command::Health(_) => panic!("not serve"),
+            }
+        };
+        assert!(!json(&[]));
+        assert!(json(&["--json-output"]));
+        assert!(json(&["--json-output=on"]));
+        assert!(!json(&["--json-output", "false"]));
+    }
+}

@@ -1,0 +1,303 @@
+//! The configuration: `Args` as typed become `Config` as resolved. The only conversion between the
+//! two.
+
+use std::path::PathBuf;
+
+use engine::config::Timeouts;
+
+pub use self::machine::Machine;
+use crate::args::ServeArgs;
+use crate::args::batching::BatchingArgs;
+use crate::args::limits::LimitArgs;
+use crate::args::model::{Dtype, LoadFormat};
+use crate::args::observability::MetricsCompat;
+use crate::limits::Limits;
+
+mod machine;
+mod model;
+
+/// What is served, resolved and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The models, in order.
+    pub models: Vec<ModelSource>,
+    /// What to compute in; `None` takes each model's own.
+    pub dtype: Option<Dtype>,
+    /// Where weights come from.
+    pub load_format: LoadFormat,
+    /// How steps are bounded.
+    pub batching: Batching,
+    /// Where to listen.
+    pub hostname: String,
+    /// Where to listen; 0 lets the system choose.
+    pub port: u16,
+    /// The bounds of the edge.
+    pub limits: Limits,
+    /// How long models may take.
+    pub timeouts: Timeouts,
+    /// Under which foreign names `/metrics` repeats its series.
+    pub metrics_compat: MetricsCompat,
+    /// How logs are written.
+    pub log_format: LogFormat,
+}
+
+/// One model and its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSource {
+    /// The name requests call it by.
+    pub name: String,
+    /// Where its files are.
+    pub files: Files,
+}
+
+/// Where a model's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// In a folder.
+    Folder(PathBuf),
+    /// In this binary: the demo decoder.
+    #[cfg(feature = "demo")]
+    DemoDecoder,
+    /// In this binary: the demo encoder.
+    #[cfg(feature = "demo")]
+    DemoEncoder,
+}
+
+/// How steps are bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Tokens of one sequence; `None` takes the model's own.
+    pub context_max: Option<u32>,
+    /// Tokens of one step.
+    pub step_tokens_max: u32,
+    /// Sequences that run.
+    pub running_max: u32,
+    /// Sequences that wait.
+    pub waiting_max: u32,
+    /// Tokens of one batch of an encoder.
+    pub encode_tokens_max: u32,
+    /// Bytes of KV.
+    pub kv_cache_bytes: u64,
+    /// Compute threads.
+    pub threads: usize,
+    /// Texts tokenized at once.
+    pub tokenization_workers: usize,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is wrong with the command line; names the flag.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--{flag}: {message}")]
+pub struct ConfigError {
+    /// The flag, without dashes.
+    pub flag: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Config {
+    /// Resolves what was typed: one part for each group of flags.
+    pub fn resolve(args: ServeArgs, machine: Machine) -> Result<Self, ConfigError> {
+        let log_format = if args.observability.json_output {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        };
+        Ok(Self {
+            models: model::resolve(&args.models)?,
+            dtype: args.models.dtype,
+            load_format: args.models.load_format,
+            batching: batching(&args.batching, machine)?,
+            limits: Limits {
+                connections_max: args.listener.max_connections,
+                ..limits(&args.limits)
+            },
+            hostname: args.listener.hostname,
+            port: args.listener.port,
+            timeouts: Timeouts {
+                step: args.limits.step_timeout,
+                start: args.limits.start_timeout,
+            },
+            metrics_compat: args.observability.metrics_compat,
+            log_format,
+        })
+    }
+}
+
+fn batching(args: &BatchingArgs, machine: Machine) -> Result<Batching, ConfigError> {
+    let running_max = args.max_batch_size;
+    let own = || machine.kv_cache_bytes();
+    Ok(Batching {
+        context_max: args.max_total_tokens,
+        step_tokens_max: step_tokens_max(args)?,
+        running_max,
+        waiting_max: args.max_waiting_requests.unwrap_or(4 * running_max),
+        encode_tokens_max: args.max_batch_tokens,
+        kv_cache_bytes: args.kv_cache_size.unwrap_or_else(own),
+        threads: args.threads.unwrap_or(machine.cores),
+        tokenization_workers: args.tokenization_workers.unwrap_or(machine.cores),
+    })
+}
+
+/// Bytes of a range that fits into any address space.
+fn in_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn limits(args: &LimitArgs) -> Limits {
+    Limits {
+        input_bytes_max: in_memory(args.max_input_bytes),
+        message_bytes_max: in_memory(args.max_message_bytes),
+        calls_max: args.max_concurrent_requests,
+        request_timeout_max: args.request_timeout_max,
+        stream_stall_timeout: args.stream_stall_timeout,
+        drain_timeout: args.drain_timeout,
+        ..Limits::default()
+    }
+}
+
+/// Each sequence that runs may take a token in every step.
+fn step_tokens_max(args: &BatchingArgs) -> Result<u32, ConfigError> {
+    let running_max = args.max_batch_size;
+    match args.max_batch_prefill_tokens {
+        None => Ok(running_max.max(STEP_TOKENS)),
+        Some(tokens) if tokens >= running_max => Ok(tokens),
+        Some(_) => Err(ConfigError {
+            flag: "max-batch-prefill-tokens",
+            message: format!("must be at least --max-batch-size, {running_max}"),
+        }),
+    }
+}
+
+/// Positions of one step: enough to keep a CPU's matrix kernels busy, few enough for steady gaps
+/// between tokens.
+const STEP_TOKENS: u32 = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        let typed = ["paternoster", "serve"].iter().chain(flags);
+        let Command::Serve(args) = Args::read(typed).unwrap().command else {
+            panic!("not serve");
+        };
+        Config::resolve(
+            *args,
+            Machine {
+                cores: 3,
+                memory_bytes: Some(1 << 31),
+            },
+        )
+    }
+
+    #[test]
+    fn defaults_follow_the_machine() {
+        let config = config(&["--model-id", env!("CARGO_MANIFEST_DIR")]).unwrap();
+        assert_eq!(config.batching.threads, 3);
+        assert_eq!(config.batching.kv_cache_bytes, 1 << 29);
+        assert_eq!(config.batching.waiting_max, 256);
+        assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.timeouts, Timeouts::default());
+    }
+
+    #[cfg(feature = "demo")]
+    #[test]
+    fn without_a_model_the_demo_is_served() {
+        let names: Vec<String> = config(&[])
+            .unwrap()
+            .models
+            .into_iter()
+            .map(|m| m.name)
+            .collect();
+        assert_eq!(names, ["demo", "demo-embed"]);
+    }
+
+    #[test]
+    fn folders_are_named_by_flag_or_by_themselves() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny-llama");
+        std::fs::create_dir(&path).unwrap();
+        let path = path.to_str().unwrap();
+        let names = |flags: &[&str]| -> Vec<String> {
+            config(flags)
+                .unwrap()
+                .models
+                .into_iter()
+                .map(|model| model.name)
+                .collect()
+        };
+        assert_eq!(names(&["--model-id", path]), ["tiny-llama"]);
+        assert_eq!(
+            names(&["--model-id", &format!("a={path}"), "--model-id", path]),
+            ["a", "tiny-llama"]
+        );
+        assert_eq!(
+            names(&["--model-id", path, "--served-model-name", "org/x"]),
+            ["org/x"]
+        );
+    }
+
+    #[test]
+    fn a_folder_with_an_equals_sign_is_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lr=1e-4").join("m");
+        std::fs::create_dir_all(&path).unwrap();
+        let path = path.to_str().unwrap();
+        let models = config(&["--model-id", path]).unwrap().models;
+        assert_eq!(models[0].name, "m");
+        assert_eq!(models[0].files, Files::Folder(path.into()));
+        let models = config(&["--model-id", &format!("a={path}")])
+            .unwrap()
+            .models;
+        assert_eq!(
+            (models[0].name.as_str(), &models[0].files),
+            ("a", &Files::Folder(path.into()))
+        );
+    }
+
+    #[test]
+    fn a_step_has_room_for_every_running_sequence() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        let tokens = |flags: &[&str]| {
+            let typed: Vec<&str> = ["--model-id", here].iter().chain(flags).copied().collect();
+            config(&typed).map(|config| config.batching.step_tokens_max)
+        };
+        assert_eq!(tokens(&[]), Ok(512));
+        assert_eq!(tokens(&["--max-batch-size", "900"]), Ok(900));
+        assert_eq!(tokens(&["--max-batch-prefill-tokens", "64"]), Ok(64));
+        let error = tokens(&["--max-batch-prefill-tokens", "63"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--max-batch-prefill-tokens: must be at least --max-batch-size, 64"
+        );
+    }
+
+    #[test]
+    fn mistakes_name_their_flag() {
+        let message = |flags: &[&str]| config(flags).unwrap_err().to_string();
+        assert!(
+            message(&["--model-id", "meta-llama/none"])
+                .starts_with("--model-id: meta-llama/none is not")
+        );
+        let here = env!("CARGO_MANIFEST_DIR");
+        let twice = message(&[
+            "--model-id",
+            &format!("a={here}"),
+            "--model-id",
+            &format!("a={here}"),
+        ]);
+        assert!(twice.contains("two models are named a"), "{twice}");
+        let names = message(&["--model-id", here, "--served-model-name", "a,b"]);
+        assert_eq!(names, "--served-model-name: more names than --model-id");
+    }
+}
