@@ -32,6 +32,20 @@ part_prometheus() {
 part_grafana() {
   "$python" deploy/grafana/build.py --check
 }
+part_compose() {
+  # The loader that `docker compose` uses, with a command of its own.
+  go_tool cmd github.com/compose-spec/compose-go/v2/cmd@v2.16.2
+  tests test_compose.py
+}
+part_helm() {
+  local go
+  go_tool helm helm.sh/helm/v3/cmd/helm@v3.22.0
+  go=$(go_source github.com/prometheus-operator/prometheus-operator@v0.85.0)
+  export PROMETHEUS_CRDS="$go/example/prometheus-operator-crd"
+  KEDA_CRDS="$(go_source github.com/kedacore/keda/v2@v2.20.2)/config/crd/bases"
+  export KEDA_CRDS
+  tests test_chart.py
+}
 part_live() {
   need_curl
   need_prometheus
@@ -40,7 +54,7 @@ part_live() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(lint docker systemd prometheus grafana live)
+[ ${#parts[@]} -gt 0 ] || parts=(lint docker systemd prometheus grafana compose helm live)
 for part in "${parts[@]}"; do
   echo "--- $part"
   "part_$part"

@@ -1,0 +1,76 @@
+{{- define "paternoster.name" -}}
+{{- $name := .Chart.Name }}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 53 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "paternoster.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "paternoster.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "paternoster.selector" . }}
+app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "paternoster.account" -}}
+{{- ternary (include "paternoster.name" .) "default" .Values.serviceAccount.create | default "" | coalesce .Values.serviceAccount.name }}
+{{- end }}
+
+{{- define "paternoster.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "paternoster.secret" -}}
+{{- if .Values.secrets.existing }}{{ .Values.secrets.existing }}
+{{- else if or .Values.secrets.hfToken .Values.secrets.apiKey }}{{ include "paternoster.name" . }}
+{{- end }}
+{{- end }}
+
+{{- define "paternoster.claim" -}}
+{{- .Values.cache.claim.existing | default (printf "%s-cache" (include "paternoster.name" .)) }}
+{{- end }}
+
+{{/* A time as the server reads it (90, 90s, 2m, 1h, 500ms), in whole seconds. */}}
+{{- define "paternoster.seconds" -}}
+{{- $text := toString . }}
+{{- if not (regexMatch "^[0-9]+(ms|s|m|h)?$" $text) }}{{ fail (printf "drain-timeout: %s is not a time such as 60s" $text) }}{{ end }}
+{{- $number := regexFind "^[0-9]+" $text | int64 }}
+{{- $unit := regexFind "[a-z]+$" $text }}
+{{- if eq $unit "ms" }}{{ div (add $number 999) 1000 }}
+{{- else if eq $unit "m" }}{{ mul $number 60 }}
+{{- else if eq $unit "h" }}{{ mul $number 3600 }}
+{{- else }}{{ $number }}
+{{- end }}
+{{- end }}
+
+{{/* The variable of a flag. */}}
+{{- define "paternoster.variable" -}}
+{{- ternary "PATERNOSTER_HOSTNAME" (. | replace "-" "_" | upper) (eq . "hostname") }}
+{{- end }}
+
+{{/* A flag's value as text; YAML's numbers arrive as floats. */}}
+{{- define "paternoster.value" -}}
+{{- if kindIs "slice" . }}{{ join "," . }}
+{{- else if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}
+{{- else }}{{ toString . }}
+{{- end }}
+{{- end }}
+
+{{/* A probe of one service of grpc.health.v1; takes the root, the service and the times. */}}
+{{- define "paternoster.probe" -}}
+{{- if eq .root.Values.probes.type "grpc" }}
+grpc: {port: {{ .root.Values.service.port }}, service: {{ .service }}}
+{{- else }}
+exec:
+  command: [paternoster, health, --service, {{ .service }}, --timeout, "{{ .times.timeoutSeconds }}s"]
+{{- end }}
+{{ toYaml .times }}
+{{- end }}
+
+{{- define "paternoster.waiting" -}}
+{{- $job := printf "namespace=\"%s\",job=\"%s\"" .Release.Namespace .Release.Name -}}
+(sum(paternoster_requests_waiting{ {{- $job -}} }) or vector(0)) + (sum(paternoster_encode_inputs_waiting{ {{- $job -}} }) or vector(0))
+{{- end }}
