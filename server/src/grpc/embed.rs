@@ -17,7 +17,7 @@ use crate::limits::{EMBED_INPUTS_AT_ONCE, EMBED_INPUTS_MAX, EMBED_REQUESTS_AT_ON
 use crate::metrics;
 use crate::registry::{Encoder, Vectors};
 use crate::status::{Fault, empty_input, input_too_large};
-use crate::text::tokenizer::{EncodeOptions, SpecialTokens};
+use crate::text::tokenizer::{Cut, EncodeOptions, SpecialTokens};
 
 /// Answers one request.
 pub(crate) async fn embed(
@@ -198,6 +198,7 @@ impl<'a> Work<'a> {
         let options = EncodeOptions {
             special_tokens: SpecialTokens::Add,
             truncate_to: (self.fit == Fit::Cut).then_some(tokens_max),
+            cut: Cut::End,
         };
         let text = if self.prefix.is_empty() {
             text

@@ -27,7 +27,7 @@ pub(crate) async fn tokenize(
     };
     let options = EncodeOptions {
         special_tokens,
-        truncate_to: None,
+        ..EncodeOptions::default()
     };
     let watch = Stopwatch::start();
     let tokenized = async {
@@ -62,10 +62,14 @@ pub(crate) async fn detokenize(
         return Err(Fault::invalid("token_ids", "INPUT_TOO_LARGE", message));
     }
     validate::token_ids("token_ids", &request.token_ids, model.facts().vocab_size)?;
-    if request.keep_special_tokens {
-        return Err(Fault::not_built("keep_special_tokens"));
-    }
-    let text = model.text().pool.decode(request.token_ids);
+    let pool = &model.text().pool;
+    let text = async {
+        if request.keep_special_tokens {
+            pool.decode_all(request.token_ids).await
+        } else {
+            pool.decode(request.token_ids).await
+        }
+    };
     let text = context.deadline.limit(text).await;
     Ok(v1::DetokenizeResponse {
         text: text.ok_or_else(Fault::deadline)??,

@@ -77,6 +77,22 @@ pub fn decode(tokenizer: &dyn Tokenize, tokens: &[u32]) -> String {
     text
 }
 
+/// As [`decode`], with the texts of control tokens.
+pub fn decode_all(tokenizer: &dyn Tokenize, tokens: &[u32]) -> String {
+    let mut decoding = tokenizer.decoding().clone();
+    let mut text = String::new();
+    for &token in tokens {
+        if !tokenizer.is_special(token) {
+            push(tokenizer, &mut decoding, token, &mut text);
+        } else if let Some(piece) = tokenizer.piece(token) {
+            let part = decoding.prepare(&piece).into_owned();
+            decoding.push(&part, &mut text);
+        }
+    }
+    decoding.finish(&mut text);
+    text
+}
+
 /// The text of a sequence that goes on: as [`decode`], without what later tokens may still change.
 pub fn decode_beginning(tokenizer: &dyn Tokenize, tokens: &[u32]) -> String {
     beginning(tokenizer, &mut tokenizer.decoding().clone(), tokens)

@@ -10,15 +10,17 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::normalizer::Range as Span;
 use tokenizers::{
-    AddedToken, AddedVocabulary, Model, NormalizedString, Normalizer, NormalizerWrapper,
+    AddedToken, AddedVocabulary, Encoding, Model, NormalizedString, Normalizer, NormalizerWrapper,
     OffsetReferential, OffsetType, PostProcessor, PreTokenizedString, PreTokenizer, Token,
-    Tokenizer, TruncationDirection,
+    Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
 use super::chat::Rendered;
 use super::control::ControlTokens;
 use super::detokenize::{Decoding, Prepared};
-use super::tokenizer::{EncodeOptions, SpecialTokens, Tokenize, TokenizeError, TokenizerLoadError};
+use super::tokenizer::{
+    Cut, EncodeOptions, Pair, Placed, SpecialTokens, Tokenize, TokenizeError, TokenizerLoadError,
+};
 use super::vocabulary::{IDS_MAX, Vocabulary};
 
 /// A tokenizer of the `tokenizers` library.
@@ -107,37 +109,115 @@ impl HuggingFace {
         }
     }
 
-    fn encode_plain(&self, text: &str, options: EncodeOptions) -> tokenizers::Result<Vec<u32>> {
-        let post_processor = match options.special_tokens {
-            SpecialTokens::Add => self.tokenizer.get_post_processor(),
-            SpecialTokens::Omit => None,
-        };
-        let added = post_processor.map_or(0, |post_processor| post_processor.added_tokens(false));
-        let truncate_to = options.truncate_to.unwrap_or(usize::MAX);
-        let tokens_max = truncate_to.saturating_sub(added);
-
+    /// The tokens of a text, none added around it. Where there is a limit, some of those beyond it may be
+    /// missing.
+    fn encode_text(
+        &self,
+        text: &str,
+        limit: Option<Limit>,
+        offsets: OffsetType,
+    ) -> tokenizers::Result<Encoding> {
         let vocabulary = self.tokenizer.get_added_vocabulary();
         let mut pieces = vocabulary.extract_and_normalize(self.tokenizer.get_normalizer(), text);
         self.pre_tokenize(&mut pieces)?;
-        let limit = options
-            .truncate_to
-            .map(|_| (tokens_max, TruncationDirection::Right));
+        let stop = limit.map(|limit| (limit.tokens_max, limit.direction));
         self.tokenizer
             .get_model()
-            .tokenize_in_pretokenized(&mut pieces, limit)?;
-        let mut encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
-        encoding.truncate(tokens_max, 0, TruncationDirection::Right);
-        encoding.take_overflowing();
-        let mut ids = match post_processor {
-            Some(_) => self
-                .tokenizer
-                .post_process(encoding, None, true)?
-                .get_ids()
-                .to_vec(),
-            None => encoding.get_ids().to_vec(),
+            .tokenize_in_pretokenized(&mut pieces, stop)?;
+        pieces.into_encoding(None, 0, offsets)
+    }
+
+    /// How many tokens the text has room for beside `added` ones.
+    fn limit(options: EncodeOptions, added: usize) -> Option<Limit> {
+        let tokens_max = options.truncate_to?.saturating_sub(added);
+        Some(Limit {
+            tokens_max,
+            direction: match options.cut {
+                Cut::End => TruncationDirection::Right,
+                Cut::Beginning => TruncationDirection::Left,
+            },
+        })
+    }
+
+    /// How many tokens are added around the texts.
+    fn added_tokens(&self, special_tokens: SpecialTokens, is_pair: bool) -> usize {
+        let post_processor = match special_tokens {
+            SpecialTokens::Add => self.tokenizer.get_post_processor(),
+            SpecialTokens::Omit => None,
         };
-        ids.truncate(truncate_to);
+        post_processor.map_or(0, |post_processor| post_processor.added_tokens(is_pair))
+    }
+
+    fn encode_plain(&self, text: &str, options: EncodeOptions) -> tokenizers::Result<Vec<u32>> {
+        let added = self.added_tokens(options.special_tokens, false);
+        let limit = Self::limit(options, added);
+        let mut encoding = self.encode_text(text, limit, OffsetType::None)?;
+        if let Some(limit) = limit {
+            encoding.truncate(limit.tokens_max, 0, limit.direction);
+            encoding.take_overflowing();
+        }
+        if options.special_tokens == SpecialTokens::Add {
+            encoding = self.tokenizer.post_process(encoding, None, true)?;
+        }
+        let mut ids = encoding.get_ids().to_vec();
+        ids.truncate(options.truncate_to.unwrap_or(usize::MAX));
         Ok(ids)
+    }
+
+    fn encode_two(&self, texts: [&str; 2], options: EncodeOptions) -> tokenizers::Result<Pair> {
+        // As the library does it, though which text seems the longer one, and keeps an odd token, then
+        // depends on the piece at which each stops.
+        let stop = Self::limit(options, 0);
+        let mut first = self.encode_text(texts[0], stop, OffsetType::None)?;
+        let mut second = self.encode_text(texts[1], stop, OffsetType::None)?;
+        let added = self.added_tokens(options.special_tokens, true);
+        if let Some(limit) = Self::limit(options, added) {
+            let params = TruncationParams {
+                max_length: limit.tokens_max,
+                direction: limit.direction,
+                strategy: TruncationStrategy::LongestFirst,
+                stride: 0,
+            };
+            let cut = truncate_encodings(first, Some(second), &params)?;
+            (first, second) = (cut.0, cut.1.unwrap_or_default());
+            // A post-processor would pair all that was cut off with each other.
+            first.take_overflowing();
+            second.take_overflowing();
+        }
+        second.set_type_ids(vec![1; second.len()]);
+        let add = options.special_tokens == SpecialTokens::Add;
+        let both = self.tokenizer.post_process(first, Some(second), add)?;
+        let tokens_max = options.truncate_to.unwrap_or(usize::MAX);
+        let segment = |&id: &u32| u8::try_from(id).unwrap_or(u8::MAX);
+        Ok(Pair {
+            ids: both.get_ids().iter().copied().take(tokens_max).collect(),
+            segments: both
+                .get_type_ids()
+                .iter()
+                .map(segment)
+                .take(tokens_max)
+                .collect(),
+        })
+    }
+
+    fn encode_with_places(
+        &self,
+        text: &str,
+        special_tokens: SpecialTokens,
+    ) -> tokenizers::Result<Vec<Placed>> {
+        let encoding = self.encode_text(text, None, OffsetType::Byte)?;
+        let add = special_tokens == SpecialTokens::Add;
+        let encoding = self.tokenizer.post_process(encoding, None, add)?;
+        let ids = encoding.get_ids().iter();
+        let places = encoding.get_offsets().iter();
+        let added = encoding.get_special_tokens_mask().iter();
+        let placed = ids.zip(places).zip(added);
+        Ok(placed
+            .map(|((&id, &(start, end)), &added)| Placed {
+                id,
+                place: (added == 0).then_some(start..end),
+            })
+            .collect())
     }
 
     fn encode_chat(&self, rendered: &Rendered) -> tokenizers::Result<Vec<u32>> {
@@ -241,6 +321,13 @@ impl HuggingFace {
     }
 }
 
+/// How much of a text is wanted.
+#[derive(Clone, Copy)]
+struct Limit {
+    tokens_max: usize,
+    direction: TruncationDirection,
+}
+
 fn check_size(what: &str, bytes: usize, bytes_max: usize) -> Result<(), TokenizerLoadError> {
     if bytes <= bytes_max {
         return Ok(());
@@ -284,6 +371,20 @@ fn unknown_id(model: &ModelPart, tokenizer: &Tokenizer) -> Option<u32> {
 impl Tokenize for HuggingFace {
     fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizeError> {
         self.encode_plain(text, options)
+            .map_err(|error| TokenizeError::Failed(error.to_string()))
+    }
+
+    fn encode_pair(&self, texts: [&str; 2], options: EncodeOptions) -> Result<Pair, TokenizeError> {
+        self.encode_two(texts, options)
+            .map_err(|error| TokenizeError::Failed(error.to_string()))
+    }
+
+    fn encode_placed(
+        &self,
+        text: &str,
+        special_tokens: SpecialTokens,
+    ) -> Result<Vec<Placed>, TokenizeError> {
+        self.encode_with_places(text, special_tokens)
             .map_err(|error| TokenizeError::Failed(error.to_string()))
     }
 

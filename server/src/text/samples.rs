@@ -127,6 +127,22 @@ pub(super) fn word_piece() -> Value {
     })
 }
 
+/// The same with a pair as BERT has it: both texts end with [SEP], and the second one is segment 1.
+pub(super) fn word_piece_for_pairs() -> Value {
+    let mut sample = word_piece();
+    let around =
+        |id: &str, segment: u32| json!({ "SpecialToken": { "id": id, "type_id": segment } });
+    let text = |id: &str, segment: u32| json!({ "Sequence": { "id": id, "type_id": segment } });
+    sample["post_processor"]["pair"] = json!([
+        around("[CLS]", 0),
+        text("A", 0),
+        around("[SEP]", 0),
+        text("B", 1),
+        around("[SEP]", 1),
+    ]);
+    sample
+}
+
 /// An XLM-R style tokenizer: Unigram, which finds control tokens in its own vocabulary, behind NFKC.
 pub(super) fn unigram() -> Value {
     let pieces = [

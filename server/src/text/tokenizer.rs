@@ -7,6 +7,7 @@
 
 use std::fmt::Debug;
 use std::future::poll_fn;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -21,6 +22,17 @@ pub use super::room::{PoolLimits, TokenizerRoom};
 pub trait Tokenize: Debug + Send + Sync {
     /// The ids of a text. Names of special tokens in the text become those tokens.
     fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizeError>;
+
+    /// The ids of two texts that belong together, as models that compare texts expect them. Texts that are
+    /// too long together lose tokens at the longer one first.
+    fn encode_pair(&self, texts: [&str; 2], options: EncodeOptions) -> Result<Pair, TokenizeError>;
+
+    /// The tokens of a text and where in it they stand.
+    fn encode_placed(
+        &self,
+        text: &str,
+        special_tokens: SpecialTokens,
+    ) -> Result<Vec<Placed>, TokenizeError>;
 
     /// The ids of rendered chat messages. Special tokens come from the template alone: where a message
     /// names one, it stays text. None are added around it, since templates write their own.
@@ -60,9 +72,39 @@ pub trait Tokenize: Debug + Send + Sync {
 pub struct EncodeOptions {
     /// Whether the tokens that the tokenizer puts around every text (BOS, CLS, SEP) are added.
     pub special_tokens: SpecialTokens,
-    /// The most tokens to give, with the added ones; the text is cut at its end, and a final added token
-    /// stays. `None` keeps all.
+    /// The most tokens to give, with the added ones, which stay as long as there is room for them. `None`
+    /// keeps all.
     pub truncate_to: Option<usize>,
+    /// Where a text that is too long is cut.
+    pub cut: Cut,
+}
+
+/// Where a text that is too long is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cut {
+    /// It loses its end.
+    #[default]
+    End,
+    /// It loses its beginning.
+    Beginning,
+}
+
+/// Two texts as one sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pair {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// Which of the texts each of them counts to, as the tokenizer says.
+    pub segments: Vec<u8>,
+}
+
+/// A token and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Its id.
+    pub id: u32,
+    /// The bytes of the text that it stands for; `None` where it was added around the text.
+    pub place: Option<Range<usize>>,
 }
 
 /// Whether the tokens around a text are added.
@@ -148,14 +190,50 @@ impl TokenizerPool {
         options: EncodeOptions,
     ) -> Result<Vec<u32>, TokenizeError> {
         self.check_bytes(text.len())?;
-        if text.len() < INLINE_BYTES {
-            let ids = self.tokenizer.encode(&text, options);
-            drop(text);
-            let_others_run().await;
-            return ids;
-        }
-        self.on_thread(text.len(), move |tokenizer| {
+        self.encode_bytes(text.len(), move |tokenizer| {
             tokenizer.encode(&text, options)
+        })
+        .await
+    }
+
+    /// The ids of two texts that belong together. The first one may be shared with other pairs.
+    pub async fn encode_pair(
+        &self,
+        first: Arc<str>,
+        second: String,
+        options: EncodeOptions,
+    ) -> Result<Pair, TokenizeError> {
+        let bytes = first.len() + second.len();
+        self.check_bytes(bytes)?;
+        self.encode_bytes(bytes, move |tokenizer| {
+            tokenizer.encode_pair([&first, &second], options)
+        })
+        .await
+    }
+
+    /// What `make` makes of each token of a text and the part of the text that it stands for; of one that was
+    /// added around the text, its vocabulary entry.
+    pub async fn encode_placed<T: Send + 'static>(
+        &self,
+        text: String,
+        special_tokens: SpecialTokens,
+        make: impl Fn(Placed, String) -> T + Send + 'static,
+    ) -> Result<Vec<T>, TokenizeError> {
+        self.check_bytes(text.len())?;
+        self.encode_bytes(text.len(), move |tokenizer| {
+            let said = |token: &Placed| match &token.place {
+                Some(place) => {
+                    let bytes = text.as_bytes().get(place.clone()).unwrap_or_default();
+                    String::from_utf8_lossy(bytes).into_owned()
+                }
+                None => tokenizer.piece(token.id).unwrap_or_default(),
+            };
+            let tokens = tokenizer.encode_placed(&text, special_tokens)?;
+            let tokens = tokens.into_iter().map(|token| {
+                let said = said(&token);
+                make(token, said)
+            });
+            Ok(tokens.collect())
         })
         .await
     }
@@ -196,6 +274,14 @@ impl TokenizerPool {
             .await
     }
 
+    /// As [`TokenizerPool::decode`], with the texts of control tokens.
+    pub async fn decode_all(&self, ids: Vec<u32>) -> Result<String, TokenizeError> {
+        self.on_tokens(ids, |tokenizer, ids| {
+            detokenize::decode_all(tokenizer, &ids)
+        })
+        .await
+    }
+
     /// The text of a sequence that goes on: [`detokenize::Detokenizer::after`] gives the rest.
     pub async fn decode_beginning(&self, ids: Vec<u32>) -> Result<String, TokenizeError> {
         self.on_tokens(ids, |tokenizer, ids| {
@@ -233,6 +319,20 @@ impl TokenizerPool {
             return Err(TokenizeError::TooLarge { bytes, bytes_max });
         }
         Ok(())
+    }
+
+    /// Encodes so many bytes of text: few are done at once, by the caller itself.
+    async fn encode_bytes<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&dyn Tokenize) -> Result<T, TokenizeError> + Send + 'static,
+    ) -> Result<T, TokenizeError> {
+        if bytes >= INLINE_BYTES {
+            return self.on_thread(bytes, work).await;
+        }
+        let result = work(&*self.tokenizer);
+        let_others_run().await;
+        result
     }
 
     /// Runs work that takes some 15 ns for each token, on a blocking thread if there are many.
@@ -319,6 +419,7 @@ mod tests {
     const PLAIN: EncodeOptions = EncodeOptions {
         special_tokens: SpecialTokens::Omit,
         truncate_to: None,
+        cut: Cut::End,
     };
 
     #[test]
@@ -348,6 +449,64 @@ mod tests {
         };
         assert_eq!(encode(&pool, "Hello world", omit), [5, 6]);
         assert_eq!(encode(&pool, &"hello ".repeat(300), PLAIN).len(), 300);
+    }
+
+    #[test]
+    fn a_pair_loses_tokens_at_its_longer_text() {
+        let pool = pool(&samples::word_piece_for_pairs());
+        let check = |truncate_to, cut, ids: &[u32], segments: &[u8]| {
+            let options = EncodeOptions {
+                truncate_to,
+                cut,
+                ..EncodeOptions::default()
+            };
+            let pair = pool.encode_pair("hello".into(), "do not don a the".to_owned(), options);
+            let pair = block_on(pair).unwrap();
+            assert_eq!(
+                (&*pair.ids, &*pair.segments),
+                (ids, segments),
+                "{truncate_to:?}"
+            );
+        };
+        let whole = [2, 5, 3, 7, 8, 12, 24, 25, 3];
+        check(None, Cut::End, &whole, &[0, 0, 0, 1, 1, 1, 1, 1, 1]);
+        check(Some(6), Cut::End, &[2, 5, 3, 7, 8, 3], &[0, 0, 0, 1, 1, 1]);
+        check(
+            Some(6),
+            Cut::Beginning,
+            &[2, 5, 3, 24, 25, 3],
+            &[0, 0, 0, 1, 1, 1],
+        );
+        check(Some(2), Cut::End, &[2, 3], &[0, 0]);
+        check(Some(0), Cut::End, &[], &[]);
+    }
+
+    #[test]
+    fn a_placed_token_says_what_it_stands_for() {
+        let pool = pool(&word_piece());
+        let make = |token: Placed, said: String| (token.id, said, token.place);
+        let text = "Hello  世!".to_owned();
+        let tokens = block_on(pool.encode_placed(text, SpecialTokens::Add, make)).unwrap();
+        let expect = [
+            (2, "[CLS]", None),
+            (5, "Hello", Some(0..5)),
+            (22, "世", Some(7..10)),
+            (18, "!", Some(10..11)),
+            (3, "[SEP]", None),
+        ];
+        let expect = expect.map(|(id, said, place)| (id, said.to_owned(), place));
+        assert_eq!(tokens, expect);
+    }
+
+    #[test]
+    fn control_tokens_are_left_in_a_text_where_asked() {
+        let pool = pool(&word_piece());
+        let ids = vec![2, 5, 6, 3];
+        let without = block_on(pool.decode(ids.clone())).unwrap();
+        assert_eq!(without, "hello world");
+        let with = block_on(pool.decode_all(ids.clone())).unwrap();
+        assert_eq!(with, library(&word_piece()).decode(&ids, false).unwrap());
+        assert_eq!(with, "[CLS] hello world [SEP]");
     }
 
     #[test]
@@ -514,6 +673,14 @@ mod tests {
             self.encoded.fetch_add(1, Ordering::Relaxed);
             Ok(Vec::new())
         }
+        fn encode_pair(&self, _: [&str; 2], _: EncodeOptions) -> Result<Pair, TokenizeError> {
+            self.encoded.fetch_add(1, Ordering::Relaxed);
+            Ok(Pair::default())
+        }
+        fn encode_placed(&self, _: &str, _: SpecialTokens) -> Result<Vec<Placed>, TokenizeError> {
+            self.encoded.fetch_add(1, Ordering::Relaxed);
+            Ok(Vec::new())
+        }
         fn encode_rendered(&self, _: &Rendered) -> Result<Vec<u32>, TokenizeError> {
             self.encode("", PLAIN)
         }
@@ -639,9 +806,74 @@ mod tests {
                         tokenizers::TruncationParams { max_length, ..tokenizers::TruncationParams::default() };
                     library.with_truncation(Some(truncation)).unwrap();
                     let expect = library.encode(text.as_str(), add).unwrap().get_ids().to_vec();
-                    let options = EncodeOptions { special_tokens, truncate_to: Some(max_length) };
+                    let options = EncodeOptions { special_tokens, truncate_to: Some(max_length), cut: Cut::End };
                     prop_assert_eq!(encode(&pool, &text, options), expect);
                 }
+            }
+        }
+
+        #[test]
+        fn pairs_are_those_of_the_library(
+            first in "(hello|the|world| |世|é|[SEP]|\\PC|[a-z.]){0,20}",
+            second in "(hello|the|world| |世|é|</s>|\\PC|[a-z.]){0,20}",
+            truncate_to in prop::option::of(0usize..16),
+            left in prop::bool::ANY,
+        ) {
+            let (cut, direction) = if left {
+                (Cut::Beginning, tokenizers::TruncationDirection::Left)
+            } else {
+                (Cut::End, tokenizers::TruncationDirection::Right)
+            };
+            for sample in [samples::word_piece_for_pairs(), word_piece(), sentence_piece(), byte_level()] {
+                let pool = pool(&sample);
+                let mut library = library(&sample);
+                let added = library.encode(("", ""), true).unwrap().len();
+                // The library asks for room for those of one text even here.
+                let added = added.max(library.encode("", true).unwrap().len());
+                let max_length = truncate_to.unwrap_or(usize::MAX / 2).max(added);
+                let truncation = tokenizers::TruncationParams {
+                    max_length, direction, ..tokenizers::TruncationParams::default()
+                };
+                library.with_truncation(Some(truncation)).unwrap();
+                let expect = library.encode((first.as_str(), second.as_str()), true).unwrap();
+                let segments = expect.get_type_ids().iter().map(|&id| id as u8).collect();
+                let expect = Pair { ids: expect.get_ids().to_vec(), segments };
+                let options = EncodeOptions { truncate_to: Some(max_length), cut, ..EncodeOptions::default() };
+                let got = block_on(pool.encode_pair(first.as_str().into(), second.clone(), options)).unwrap();
+                prop_assert_eq!(&got, &expect);
+                prop_assert_eq!(got.ids.len(), got.segments.len());
+            }
+        }
+
+        #[test]
+        fn texts_cut_at_their_beginning_and_places_are_those_of_the_library(
+            text in "(hello|the|world| |  |世|é|</s>|<s>|[SEP]|\\PC|[a-z.]){0,20}",
+            max_length in 2usize..12,
+        ) {
+            for sample in [byte_level(), sentence_piece(), word_piece(), unigram()] {
+                let pool = pool(&sample);
+                let mut library = library(&sample);
+                let expect = library.encode(text.as_str(), true).unwrap();
+                let places = pool.encode_placed(text.clone(), SpecialTokens::Add, |token, _| token);
+                let places = block_on(places).unwrap();
+                prop_assert_eq!(places.len(), expect.len());
+                for (at, token) in places.iter().enumerate() {
+                    prop_assert_eq!(token.id, expect.get_ids()[at]);
+                    let (start, end) = expect.get_offsets()[at];
+                    let added = expect.get_special_tokens_mask()[at] == 1;
+                    prop_assert_eq!(token.place.clone(), (!added).then_some(start..end));
+                }
+                let truncation = tokenizers::TruncationParams {
+                    max_length,
+                    direction: tokenizers::TruncationDirection::Left,
+                    ..tokenizers::TruncationParams::default()
+                };
+                library.with_truncation(Some(truncation)).unwrap();
+                let expect = library.encode(text.as_str(), true).unwrap().get_ids().to_vec();
+                let options = EncodeOptions {
+                    truncate_to: Some(max_length), cut: Cut::Beginning, ..EncodeOptions::default()
+                };
+                prop_assert_eq!(encode(&pool, &text, options), expect);
             }
         }
     }

@@ -10,7 +10,8 @@ use server::byte_tokenizer;
 use server::text::chat::Rendered;
 use server::text::detokenize::{Decoding, decode};
 use server::text::tokenizer::{
-    ControlTokens, EncodeOptions, PoolLimits, Tokenize, TokenizeError, TokenizerPool,
+    ControlTokens, EncodeOptions, Pair, Placed, PoolLimits, SpecialTokens, Tokenize, TokenizeError,
+    TokenizerPool,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -140,6 +141,16 @@ impl Tokenize for Fragile {
         assert!(!text.contains('!'), "a planted panic");
         self.0.encode(text, options)
     }
+    fn encode_pair(&self, texts: [&str; 2], options: EncodeOptions) -> Result<Pair, TokenizeError> {
+        self.0.encode_pair(texts, options)
+    }
+    fn encode_placed(
+        &self,
+        text: &str,
+        special_tokens: SpecialTokens,
+    ) -> Result<Vec<Placed>, TokenizeError> {
+        self.0.encode_placed(text, special_tokens)
+    }
     fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<u32>, TokenizeError> {
         self.0.encode_rendered(rendered)
     }
@@ -233,6 +244,16 @@ impl Tokenize for Odd {
             *id = VOCABULARY;
         }
         Ok(ids)
+    }
+    fn encode_pair(&self, texts: [&str; 2], options: EncodeOptions) -> Result<Pair, TokenizeError> {
+        self.bytes.encode_pair(texts, options)
+    }
+    fn encode_placed(
+        &self,
+        text: &str,
+        special_tokens: SpecialTokens,
+    ) -> Result<Vec<Placed>, TokenizeError> {
+        self.bytes.encode_placed(text, special_tokens)
     }
     fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<u32>, TokenizeError> {
         self.bytes.encode_rendered(rendered)
