@@ -20,6 +20,26 @@ check_python() {
   "$python" tests/scenarios.py "$PATERNOSTER_ADDRESS"
 }
 
+check_go() {
+  local old
+  need_go
+  need_node
+  cd clients/go
+  export GOTOOLCHAIN=local
+  old=$(cat paternosterv1/*.go | without_comments)
+  npx --yes @bufbuild/buf@1.75.0 generate
+  if [ "$(cat paternosterv1/*.go | without_comments)" != "$old" ]; then
+    echo "clients/go/paternosterv1 was not what proto/ says; it is now" >&2
+    return 1
+  fi
+  [ -z "$(gofmt -l .)" ] || { gofmt -d . >&2; return 1; }
+  go vet ./...
+  go test -count=1 ./...
+  go run ./internal/scenarios ../scenarios.json "$PATERNOSTER_ADDRESS"
+}
+
+without_comments() { sed -E 's,^\s*//.*,,;s,\s+//.*,,' | grep -v '^\s*$'; }
+
 need_curl
 need_python
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -32,7 +52,7 @@ curl -fsS --retry 300 --retry-delay 0 --retry-max-time 60 --retry-all-errors -o 
   "http://$PATERNOSTER_ADDRESS/ready" 2>/dev/null
 
 clients=("$@")
-[ ${#clients[@]} -gt 0 ] || clients=(python)
+[ ${#clients[@]} -gt 0 ] || clients=(python go)
 for client in "${clients[@]}"; do
   echo "--- $client"
   ("check_$client")
