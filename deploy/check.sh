@@ -52,6 +52,13 @@ part_live() {
   go_tool ghz github.com/bojand/ghz/cmd/ghz@v0.93.0
   tests test_live.py
 }
+# Not a check: draws the pictures in docs/images anew.
+part_picture() {
+  need_curl
+  need_prometheus
+  go_tool ghz github.com/bojand/ghz/cmd/ghz@v0.93.0
+  "$(python_env picture matplotlib==3.11.2)" deploy/grafana/picture.py
+}
 
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(lint docker systemd prometheus grafana compose helm live)

@@ -51,7 +51,7 @@ def panel(kind: str, title: str, unit: str, targets: list, width: int, **more) -
         "title": title,
         "description": more.get("description", ""),
         "datasource": SOURCE,
-        "gridPos": {"w": width, "h": 4 if kind == "stat" else 8},
+        "gridPos": {"w": width, "h": {"stat": 4, "table": 5}.get(kind, 8)},
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": OPTIONS[kind],
         "targets": [

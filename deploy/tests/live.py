@@ -23,7 +23,8 @@ scrape_configs:
 # Small enough that a short load meets a full queue, preempts and evicts.
 TIGHT = ["--max-batch-size", "8", "--max-waiting-requests", "8", "--kv-cache-size", "1MiB"]
 RATE_INTERVAL = "5s"
-PROMPT = "Tell me {{.RequestNumber}} things about a lift that never stops, one after the other."
+PROMPT = "A paternoster is a lift that never stops: people step on and off while it moves, and so do"
+PROMPT += " requests here. Tell me {{.RequestNumber}} things about it."
 GENERATE = {"prompt": PROMPT, "stopping": {"max_tokens": 96, "min_tokens": 32}}
 SHORT = {"prompt": "What is 7 + 5?", "stopping": {"max_tokens": 16}}
 EMBED = {"inputs": ["A lift that never stops, number {{.RequestNumber}}.", "People step on and off."]}
@@ -60,7 +61,7 @@ class Live:
             f"--web.listen-address=127.0.0.1:{self.prometheus_port}",
         )
         wait_for(f"http://127.0.0.1:{self.prometheus_port}/-/ready")
-        self.began = time.time()
+        self.began, self.ended = time.time(), None
 
     def _start(self, scratch: Path, name: str, *command: str) -> None:
         log = (scratch / f"{name}.log").open("w")
@@ -87,7 +88,8 @@ class Live:
 
     def query(self, expression: str) -> list[dict]:
         """An expression over the whole time so far, once a second."""
-        return self._get("query_range", query=expression, start=self.began, end=time.time(), step=1)
+        end = self.ended or time.time()
+        return self._get("query_range", query=expression, start=self.began, end=end, step=1)
 
     def _get(self, path: str, **arguments) -> list[dict]:
         url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/{path}"
