@@ -23,6 +23,7 @@ const ARROWS: &[Arrows] = &[
     arrows("scheduler", &[], &[]),
     arrows("kernels", &[], &[]),
     arrows("proto", &[], &[]),
+    arrows("hub", &[], &[]),
     arrows("engine", &["scheduler"], &["engine"]),
     arrows("models", &["engine", "kernels", "scheduler"], &[]),
     arrows(
