@@ -27,6 +27,7 @@ need_node()   { command -v npx >/dev/null || debian nodejs npm; }
 need_python() { python3 -c 'import ensurepip, venv' 2>/dev/null || debian python3 python3-venv; }
 
 need_bwrap()  { command -v bwrap >/dev/null || debian bubblewrap; }
+need_strace() { command -v strace >/dev/null || debian strace; }
 need_systemd() { command -v systemd-analyze >/dev/null || debian systemd; }
 # Prometheus and promtool: the machine's, or Debian's package unpacked, which starts no service.
 need_prometheus() {

@@ -20,6 +20,8 @@ part_docker() {
 }
 part_systemd() {
   need_systemd
+  need_strace
+  need_curl
   tests test_systemd.py
 }
 part_prometheus() {

@@ -1,9 +1,12 @@
 """The unit is understood by systemd whole, and lets the service do little."""
 
+import os
 import re
+import signal
 import subprocess
 
-from dockerfile import ROOT
+from dockerfile import BINARY, ROOT
+from live import free_port, wait_for
 
 UNIT = ROOT / "deploy/systemd/paternoster.service"
 # Ten times the exposure that `systemd-analyze security` may find; 100 is the worst.
@@ -59,5 +62,29 @@ def test_failures_that_stay_are_not_restarted():
 
 
 def help_text() -> str:
-    binary = ROOT / "target/release/paternoster"
-    return subprocess.run([binary, "serve", "--help"], capture_output=True, text=True).stdout
+    return subprocess.run([BINARY, "serve", "--help"], capture_output=True, text=True).stdout
+
+
+def allowed(name: str) -> set[str]:
+    """The system calls of a filter set, those of the sets in it included."""
+    lines = analyze("syscall-filter", "--no-pager", name).stdout.splitlines()[1:]
+    words = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    inner = [allowed(word) if word.startswith("@") else {word} for word in words]
+    return set().union(*inner)
+
+
+def test_the_filter_allows_what_the_server_calls(tmp_path):
+    """Every system call of a start, a health check and a drain, as strace saw them."""
+    take, leave = re.findall(r"^SystemCallFilter=(.*)$", UNIT.read_text(), re.M)
+    sets = set().union(*(allowed(name) for name in take.split()))
+    sets -= set().union(*(allowed(name) for name in leave.removeprefix("~").split()))
+    assert 200 < len(sets) and "reboot" not in sets
+    port, log = str(free_port()), tmp_path / "calls"
+    server = subprocess.Popen(["strace", "-f", "-qq", "-o", log, BINARY, "serve", "--port", port])
+    wait_for(f"http://127.0.0.1:{port}/ready")
+    subprocess.run([BINARY, "health", "--port", port], check=True)
+    os.kill(int(log.read_text().split(None, 1)[0]), signal.SIGTERM)
+    assert server.wait(timeout=30) == 0
+    called = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.M))
+    assert {"execve", "accept4", "futex"} <= called
+    assert called <= sets
