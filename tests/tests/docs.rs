@@ -112,3 +112,45 @@ fn every_flag_is_in_the_operating_page() {
         }
     }
 }
+
+/// Every name in the last column of the table of `SECURITY.md`.
+fn named_tests(page: &str) -> Vec<&str> {
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let last = rows.filter_map(|row| row.trim_end_matches(" |").rsplit_once(" | "));
+    let names = last.flat_map(|(_, names)| names.split('`').skip(1).step_by(2));
+    names.filter(|name| name.contains('_')).collect()
+}
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let page = std::fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let mut code = String::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .expect("UTF-8");
+            if path.is_dir() && !name.starts_with('.') && !name.starts_with("target") {
+                folders.push(path);
+            } else if path
+                .extension()
+                .is_some_and(|ending| ending == "rs" || ending == "py")
+            {
+                code.push_str(&std::fs::read_to_string(&path).expect("a text"));
+            }
+        }
+    }
+    let names = named_tests(&page);
+    assert!(names.len() > 50, "the table was not understood: {names:?}");
+    for name in names {
+        let rust = format!("fn {name}(");
+        let python = format!("def {name}(");
+        assert!(
+            code.contains(&rust) || code.contains(&python),
+            "no test {name}"
+        );
+    }
+}

@@ -1,57 +1,9 @@
 //! The line that each call leaves in the log.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
 use paternoster_client::v1;
-use serde_json::Value;
-use tracing::Dispatch;
-use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
 
+use crate::lines::Lines;
 use crate::world::{Plan, World, ask, reason};
-
-/// What was logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    /// Logs this thread, which is the whole server of a test, until the guards are dropped.
-    ///
-    /// While there is one subscriber alone, whoever first comes to a line on a thread without it
-    /// switches the line off for all threads; a second one prevents that.
-    fn record() -> (Self, (DefaultGuard, Dispatch)) {
-        let second = Dispatch::new(NoSubscriber::default());
-        let lines = Self::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_writer(move || writer.clone())
-            .finish();
-        (lines, (set_default(subscriber), second))
-    }
-
-    /// The lines of calls, in the order of their ends.
-    fn calls(&self) -> Vec<Value> {
-        let bytes = self.0.lock().unwrap().clone();
-        let text = String::from_utf8(bytes).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-        lines
-            .filter(|line: &Value| line["target"] == "server::journal")
-            .collect()
-    }
-}
 
 #[tokio::test]
 async fn each_call_leaves_one_line_and_no_text() {
@@ -112,6 +64,5 @@ async fn each_call_leaves_one_line_and_no_text() {
         (&calls[3]["n"], &calls[3]["model"]),
         (&2.into(), &"vectors".into())
     );
-    let written = lines.0.lock().unwrap().clone();
-    assert!(!String::from_utf8(written).unwrap().contains("secret"));
+    assert!(!lines.text().contains("secret"));
 }

@@ -9,9 +9,11 @@
 
 mod embed;
 mod generate;
+mod hostile;
 mod http;
 mod journal;
 mod lifecycle;
+mod lines;
 mod raw;
 mod services;
 mod unread;

@@ -61,11 +61,20 @@ impl RawClient {
 
     /// Begins a call and sends nothing of its message.
     pub(crate) async fn begin(&mut self, path: &str, timeout: Option<&str>) -> RawCall {
+        let headers: Vec<(&str, &str)> = timeout
+            .map(|time| ("grpc-timeout", time))
+            .into_iter()
+            .collect();
+        self.begin_with(path, &headers).await
+    }
+
+    /// As [`RawClient::begin`], with more header fields.
+    pub(crate) async fn begin_with(&mut self, path: &str, headers: &[(&str, &str)]) -> RawCall {
         let mut request = Request::post(format!("http://server{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
-        if let Some(timeout) = timeout {
-            request = request.header("grpc-timeout", timeout);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let mut requests = self.requests.clone().ready().await.unwrap();
         let sent = requests.send_request(request.body(()).unwrap(), false);
@@ -89,11 +98,20 @@ impl RawClient {
 impl RawCall {
     /// Sends the message and the end of the request.
     pub(crate) fn finish(&mut self, message: &impl Message) {
-        let mut framed = BytesMut::new();
-        framed.put_u8(0);
-        framed.put_u32(message.encoded_len() as u32);
-        message.encode(&mut framed).unwrap();
-        self.request.send_data(framed.freeze(), true).unwrap();
+        self.finish_with(framed(message));
+    }
+
+    /// Sends these bytes and the end of the request.
+    pub(crate) fn finish_with(&mut self, bytes: impl Into<Bytes>) {
+        self.request.send_data(bytes.into(), true).unwrap();
+    }
+
+    /// Whether it is refused before gRPC: by a reset, the end of its connection or a status of HTTP.
+    pub(crate) async fn refused(&mut self) -> bool {
+        match soon(&mut self.response).await {
+            Ok(response) => response.status() != 200,
+            Err(_reset) => true,
+        }
     }
 
     /// The answer's head.
@@ -112,6 +130,15 @@ impl RawCall {
             None => end_of(body).await,
         }
     }
+}
+
+/// A message as it goes over the wire, uncompressed.
+pub(crate) fn framed(message: &impl Message) -> Bytes {
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(message.encoded_len() as u32);
+    message.encode(&mut framed).unwrap();
+    framed.freeze()
 }
 
 /// Reads an answer to its trailers.

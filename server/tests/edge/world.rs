@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use engine::clock::{Clock, SystemClock};
-use engine::config::{EncodeConfig, EngineConfig};
+use engine::config::{EncodeConfig, EngineConfig, Timeouts};
 use engine::encode::EncodeLimits;
 use engine::executor::{Executor, Pooling};
 use engine::fake::{FakeConfig, FakeDevice};
@@ -55,6 +55,10 @@ pub(crate) struct Plan {
     pub(crate) tokenizer: Option<Arc<dyn Tokenize>>,
     /// The clock of the decoder's engine.
     pub(crate) clock: Arc<dyn Clock>,
+    /// KV blocks of the decoder, the null block among them.
+    pub(crate) blocks: u32,
+    /// What a step of the decoder may take.
+    pub(crate) step_timeout: Duration,
 }
 
 impl Default for Plan {
@@ -71,6 +75,8 @@ impl Default for Plan {
             executors: None,
             tokenizer: None,
             clock: Arc::new(SystemClock::default()),
+            blocks: 257,
+            step_timeout: Timeouts::default().step,
         }
     }
 }
@@ -121,7 +127,10 @@ impl World {
             latency: Duration::ZERO,
             width: WIDTH,
         };
-        let (device, encoder) = (FakeDevice::new(config(257)), FakeDevice::new(config(2)));
+        let (device, encoder) = (
+            FakeDevice::new(config(plan.blocks)),
+            FakeDevice::new(config(2)),
+        );
         let files_read = Arc::new(AtomicUsize::new(0));
         let limits = plan.limits.clone();
         let text = |chat| text_tools(plan.tokenizer.clone(), chat, &files_read);
@@ -264,10 +273,9 @@ fn decoder(device: &FakeDevice, text: TextTools, plan: Plan) -> Decoder {
         Some(executors) => executors(device.clone()),
         None => device.executors(),
     };
-    let config = EngineConfig {
-        clock: plan.clock,
-        ..EngineConfig::new("tiny", limits)
-    };
+    let mut config = EngineConfig::new("tiny", limits);
+    config.clock = plan.clock;
+    config.timeouts.step = plan.step_timeout;
     let (handle, _completion) = engine::start(factory, config);
     let facts = Facts {
         architecture: "Fake".to_owned(),
