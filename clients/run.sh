@@ -38,6 +38,15 @@ check_go() {
   go run ./internal/scenarios ../scenarios.json "$PATERNOSTER_ADDRESS"
 }
 
+check_typescript() {
+  need_node
+  cd clients/typescript
+  npm ci --ignore-scripts --no-fund --no-audit --loglevel=error
+  npm run --silent build
+  node --test --test-reporter=dot dist/test/*.test.js
+  node dist/test/scenarios.js ../scenarios.json "$PATERNOSTER_ADDRESS"
+}
+
 without_comments() { sed -E 's,^\s*//.*,,;s,\s+//.*,,' | grep -v '^\s*$'; }
 
 need_curl
@@ -52,7 +61,7 @@ curl -fsS --retry 300 --retry-delay 0 --retry-max-time 60 --retry-all-errors -o 
   "http://$PATERNOSTER_ADDRESS/ready" 2>/dev/null
 
 clients=("$@")
-[ ${#clients[@]} -gt 0 ] || clients=(python go)
+[ ${#clients[@]} -gt 0 ] || clients=(python go typescript)
 for client in "${clients[@]}"; do
   echo "--- $client"
   ("check_$client")

@@ -245,7 +245,7 @@ type DetokenizeRequest struct {
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The tokens; each below the model's `vocab_size`: TOKEN_ID_OUT_OF_RANGE. At most 1,048,576.
 	TokenIds []uint32 `protobuf:"varint,2,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
-	// Leave special tokens in the text instead of leaving them out. Not built yet: UNIMPLEMENTED.
+	// Leave special tokens in the text instead of leaving them out.
 	KeepSpecialTokens bool `protobuf:"varint,3,opt,name=keep_special_tokens,json=keepSpecialTokens,proto3" json:"keep_special_tokens,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache

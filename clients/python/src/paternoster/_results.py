@@ -166,7 +166,7 @@ class Model:
 
     name: str
     task: str
-    """"generate" or "embed"."""
+    """What it is for: "generate", "embed" and the contract's other tasks."""
     state: str
     """"starting", "serving", "draining" or "down"."""
     architecture: str
