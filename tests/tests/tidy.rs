@@ -28,9 +28,10 @@ const ARROWS: &[Arrows] = &[
     arrows("models", &["engine", "kernels", "scheduler"], &[]),
     arrows(
         "server",
-        &["engine", "models", "proto"],
+        &["engine", "load", "models", "proto"],
         &["engine", "paternoster-client"],
     ),
+    arrows("load", &["paternoster-client"], &[]),
     arrows("paternoster-client", &["proto"], &[]),
 ];
 /// Members that may look at everything.

@@ -31,6 +31,8 @@ pub enum Command {
     /// Ask a running server for its health: exits with 0 if it is SERVING, 1 if there is no such
     /// address, 2 if it cannot be reached, 3 if it does not answer, 4 if it is not SERVING.
     Health(health::HealthArgs),
+    /// Put a running server under load, and measure its answers.
+    Bench(Box<::load::args::BenchArgs>),
 }
 
 /// How to serve. Every flag is also an environment variable of the same name in capitals.
@@ -142,7 +144,7 @@ mod tests {
             let typed = ["paternoster", "health"].iter().chain(flags);
             match Args::read(typed).unwrap().command {
                 Command::Health(args) => args.address(),
-                Command::Serve(_) => panic!("not health"),
+                _ => panic!("not health"),
             }
         };
         assert_eq!(address(&["--port", "8080"]), "127.0.0.1:8080");
@@ -187,7 +189,7 @@ mod tests {
             let typed = ["paternoster", "serve"].iter().chain(flags);
             match Args::read(typed).unwrap().command {
                 Command::Serve(args) => args.observability.json_output,
-                Command::Health(_) => panic!("not serve"),
+                _ => panic!("not serve"),
             }
         };
         assert!(!json(&[]));

@@ -4,6 +4,7 @@ use crate::args::Command;
 use crate::config::Machine;
 use crate::exit::Failure;
 
+mod bench;
 mod health;
 mod serve;
 
@@ -12,5 +13,6 @@ pub async fn run(command: Command, machine: Machine) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(*args, machine).await,
         Command::Health(args) => health::run(&args).await,
+        Command::Bench(args) => bench::run(*args).await,
     }
 }

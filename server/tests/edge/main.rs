@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod bench;
 mod embed;
 mod generate;
 mod hostile;
