@@ -178,6 +178,19 @@ pub fn info(files: &ModelFiles, options: &LoadOptions) -> Result<ModelInfo, Load
     describe(files, options).map(|(_, info)| info)
 }
 
+/// Reads the configuration and the headers of the weights: all that can be known of a model without
+/// loading it.
+pub fn check(files: &ModelFiles, options: &LoadOptions) -> Result<ModelInfo, LoadError> {
+    let info = info(files, options)?;
+    match options.format {
+        LoadFormat::Dummy => {}
+        LoadFormat::Safetensors => {
+            Weights::open(files)?;
+        }
+    }
+    Ok(info)
+}
+
 /// Loads a model. It has computed something when this returns, so that the first request finds
 /// code and memory in place.
 pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<(Loaded, ModelInfo), LoadError> {

@@ -2,20 +2,14 @@
 
 use std::time::Duration;
 
-/// Sequences of one request.
-pub const N_MAX: u32 = 16;
-/// Top log probabilities of one token.
+/// Top log probabilities of one token, at most; fewer by configuration.
 pub const LOGPROBS_MAX: u32 = 20;
-/// Stop strings of one request.
-pub const STOP_STRINGS_MAX: usize = 16;
 /// Characters of one stop string.
 pub const STOP_CHARS_MAX: usize = 256;
 /// Stop tokens of one request.
 pub const STOP_TOKENS_MAX: usize = 64;
 /// Entries of a logit bias.
 pub const LOGIT_BIAS_MAX: usize = 1024;
-/// Inputs of one embedding request.
-pub const EMBED_INPUTS_MAX: usize = 1024;
 /// Inputs of one embedding request that its encoder holds at once; the others wait at the edge, so
 /// that one call does not fill the queue.
 pub const EMBED_INPUTS_AT_ONCE: usize = 128;
@@ -28,6 +22,15 @@ pub const ID_CHARS_MAX: usize = 128;
 /// The highest priority band; the lowest is its negative.
 pub const PRIORITY_MAX: i32 = 100;
 
+/// What happens to an input that has more tokens than its encoder takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooLong {
+    /// Its end is cut off.
+    Cut,
+    /// It is refused.
+    Refused,
+}
+
 /// The bounds that the command line sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -35,6 +38,18 @@ pub struct Limits {
     pub input_bytes_max: usize,
     /// Bytes of one message on the wire.
     pub message_bytes_max: usize,
+    /// Sequences of one request.
+    pub n_max: u32,
+    /// Top log probabilities of one token.
+    pub logprobs_max: u32,
+    /// Stop strings of one request.
+    pub stop_strings_max: usize,
+    /// Inputs of one embedding request.
+    pub embed_inputs_max: usize,
+    /// Tokens of one prompt; `None` leaves it to the model.
+    pub prompt_tokens_max: Option<u32>,
+    /// What happens to an input that is too long, where the request does not say.
+    pub too_long: TooLong,
     /// Calls of `Inference` that run or wait at once.
     pub calls_max: usize,
     /// The longest time a call may take.
@@ -61,6 +76,12 @@ impl Default for Limits {
         Self {
             input_bytes_max: 1 << 20,
             message_bytes_max: 4 << 20,
+            n_max: 16,
+            logprobs_max: LOGPROBS_MAX,
+            stop_strings_max: 16,
+            embed_inputs_max: 1024,
+            prompt_tokens_max: None,
+            too_long: TooLong::Refused,
             calls_max: 1024,
             request_timeout_max: Duration::from_mins(10),
             stream_stall_timeout: Duration::from_secs(30),

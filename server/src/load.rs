@@ -12,9 +12,9 @@ use models::files::{FileError, ModelFiles};
 use models::load::{LoadError, LoadOptions, Loaded, ModelInfo, Threads};
 use serde::Deserialize;
 
-use crate::args::model::{Dtype, LoadFormat};
+use crate::args::model::{Dtype, LoadFormat, Pooling};
 use crate::byte_tokenizer;
-use crate::config::{Config, Files, ModelSource};
+use crate::config::{Config, DefaultPrompt, Files, ModelSource};
 use crate::exit::Exit;
 use crate::registry::{self, DuplicateName, Facts, Registry, Served, Task, TextTools, Vectors};
 use crate::text::chat::{ChatTemplate, TemplateError};
@@ -25,8 +25,7 @@ use crate::text::tokenizer::{PoolLimits, TokenizerLoadError};
 const BLOCK_TOKENS: u32 = 16;
 /// How often one sequence is preempted while there is another to preempt instead.
 const PREEMPTIONS_MAX: u32 = 64;
-/// Inputs of one batch of an encoder, and inputs that wait for it.
-const ENCODE_INPUTS_MAX: u32 = 512;
+/// Inputs that wait for an encoder.
 const ENCODE_WAITING_MAX: u32 = 16_384;
 /// 64: a sparse vector takes at most 8 bytes a word of the vocabulary, 2 MB of 250,000 words.
 const SPARSE_INPUTS_MAX: u32 = 64;
@@ -62,6 +61,14 @@ pub enum Cause {
     /// Its default prompt is none of its prompts.
     #[error("config_sentence_transformers.json: default_prompt_name {0:?} is none of its prompts")]
     DefaultPrompt(String),
+    /// It has no prompt of the name that the configuration asks for.
+    #[error("--default-prompt-name: the model has no prompt {name:?}; it has: {known}")]
+    UnknownPrompt {
+        /// The name.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
     /// Its name.
     #[error(transparent)]
     Name(#[from] DuplicateName),
@@ -140,11 +147,7 @@ impl StartedEngine {
 
 /// Reads every model's configuration and starts its engine, which loads the weights by itself.
 pub fn start(config: &Config) -> Result<Started, StartError> {
-    let room = TokenizerRoom::new(PoolLimits {
-        concurrent_max: config.batching.tokenization_workers,
-        waiting_bytes_max: WAITING_BYTES_MAX,
-        text_bytes_max: config.limits.input_bytes_max,
-    });
+    let room = room(config);
     let mut served = Vec::new();
     let mut engines = Vec::new();
     // One set of threads for all models: two at once do not compete for processors.
@@ -166,6 +169,14 @@ pub fn start(config: &Config) -> Result<Started, StartError> {
     Ok(Started { registry, engines })
 }
 
+fn room(config: &Config) -> TokenizerRoom {
+    TokenizerRoom::new(PoolLimits {
+        concurrent_max: config.batching.tokenization_workers,
+        waiting_bytes_max: WAITING_BYTES_MAX,
+        text_bytes_max: config.limits.input_bytes_max,
+    })
+}
+
 fn start_model(
     config: &Config,
     source: &ModelSource,
@@ -174,8 +185,8 @@ fn start_model(
 ) -> Result<(Served, StartedEngine), Cause> {
     let files = files(&source.files);
     let info = models::load::info(&files, &options)?;
-    let text = text_tools(config, &files, room)?;
-    let (tokens, vocab) = (text.pool.tokenizer().vocab_size(), info.vocab);
+    let text = Text::read(config, &files, &info, room)?;
+    let (tokens, vocab) = (text.tools.pool.tokenizer().vocab_size(), info.vocab);
     if tokens > vocab as usize {
         // Some families are published so; requests that use such a token are refused one by one.
         tracing::warn!(
@@ -197,9 +208,9 @@ fn start_model(
         info: &info,
         text,
     };
-    let (model, completion) = match task(&info) {
+    let (model, completion) = match task(config, &info) {
         None => start_decoder(config, served, loader),
-        Some(task) => start_encoder(config, served, task, loader)?,
+        Some(task) => start_encoder(config, served, task, loader),
     };
     Ok((
         model,
@@ -211,11 +222,28 @@ fn start_model(
     ))
 }
 
+/// Whether what [`start`] reads of each model is as it should be. What only loading can tell, such as
+/// the memory that is left, is not known here.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    let room = room(config);
+    let threads = Threads::new(1);
+    config.models.iter().try_for_each(|source| {
+        let files = files(&source.files);
+        let checked = models::load::check(&files, &options(config, &threads))
+            .map_err(Cause::from)
+            .and_then(|info| Text::read(config, &files, &info, &room));
+        checked.map(|_| ()).map_err(|cause| StartError {
+            model: source.name.clone(),
+            cause,
+        })
+    })
+}
+
 /// What is known of a model before its weights are loaded.
 struct Named<'a> {
     name: &'a str,
     info: &'a ModelInfo,
-    text: TextTools,
+    text: Text,
 }
 
 fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, Completion) {
@@ -241,7 +269,7 @@ fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, 
         name: name.to_owned(),
         facts: facts(info),
         handle,
-        text,
+        text: text.tools,
         end_tokens: info.end_tokens.clone(),
     };
     (Served::Decoder(Arc::new(decoder)), completion)
@@ -252,19 +280,19 @@ fn start_encoder(
     model: Named<'_>,
     task: Task,
     loader: Loader,
-) -> Result<(Served, Completion), Cause> {
+) -> (Served, Completion) {
     let Named { name, info, text } = model;
+    let inputs_max = config.batching.encode_inputs_max;
     let limits = EncodeLimits {
         // As --max-batch-tokens says.
         batch_tokens_max: config.batching.encode_tokens_max.max(info.context_max),
         batch_inputs_max: match task {
-            Task::Sparse => SPARSE_INPUTS_MAX,
-            _ => ENCODE_INPUTS_MAX,
+            Task::Sparse => inputs_max.min(SPARSE_INPUTS_MAX),
+            _ => inputs_max,
         },
         waiting_max: ENCODE_WAITING_MAX,
         input_tokens_max: info.context_max,
     };
-    let prompts = Prompts::read(&loader.files)?;
     let mut engine = EncodeConfig::new(name, limits);
     engine.timeouts = config.timeouts;
     let (handle, completion) = engine::start_encoder(loader.encoder(), engine);
@@ -272,20 +300,25 @@ fn start_encoder(
         name: name.to_owned(),
         facts: facts(info),
         handle,
-        text,
+        text: text.tools,
         task,
-        prompts: prompts.prompts,
-        default_prompt: prompts.default_prompt_name,
+        prompts: text.prompts.prompts,
+        default_prompt: text.default_prompt,
     };
-    Ok((Served::Encoder(Arc::new(encoder)), completion))
+    (Served::Encoder(Arc::new(encoder)), completion)
 }
 
 /// What an encoder is for; `None` for a decoder.
-fn task(info: &ModelInfo) -> Option<Task> {
+fn task(config: &Config, info: &ModelInfo) -> Option<Task> {
+    let pooling = config.embedding.pooling.map(|pooling| match pooling {
+        Pooling::Cls => engine::executor::Pooling::Cls,
+        Pooling::Mean => engine::executor::Pooling::Mean,
+        Pooling::LastToken => engine::executor::Pooling::LastToken,
+    });
     match &info.task {
         models::load::Task::Generate => None,
         models::load::Task::Embed(embedding) => Some(Task::Embed(Vectors {
-            pooling: embedding.pooling,
+            pooling: pooling.unwrap_or(embedding.pooling),
             normalize: embedding.normalize,
         })),
         models::load::Task::Sparse => Some(Task::Sparse),
@@ -431,6 +464,37 @@ fn text_tools(
     })
 }
 
+/// The texts around a model.
+struct Text {
+    tools: TextTools,
+    prompts: Prompts,
+    default_prompt: Option<String>,
+}
+
+impl Text {
+    fn read(
+        config: &Config,
+        files: &ModelFiles,
+        info: &ModelInfo,
+        room: &TokenizerRoom,
+    ) -> Result<Self, Cause> {
+        let tools = text_tools(config, files, room)?;
+        let prompts = match info.task {
+            models::load::Task::Generate => Prompts::default(),
+            _ => Prompts::read(files)?,
+        };
+        let asked = match info.task {
+            models::load::Task::Embed(_) => config.embedding.prompt.as_ref(),
+            _ => None,
+        };
+        Ok(Self {
+            tools,
+            default_prompt: prompts.default_text(asked)?,
+            prompts,
+        })
+    }
+}
+
 /// What sentence-transformers files say about texts to put before inputs.
 #[derive(Debug, Default, Deserialize)]
 struct Prompts {
@@ -446,6 +510,24 @@ impl Prompts {
             Some(bytes) => Self::parse(&bytes),
             None => Ok(Self::default()),
         }
+    }
+
+    /// The text that goes before an input where a request names no prompt.
+    fn default_text(&self, asked: Option<&DefaultPrompt>) -> Result<Option<String>, Cause> {
+        let name = match asked {
+            Some(DefaultPrompt::Text(text)) => return Ok(Some(text.clone())),
+            Some(DefaultPrompt::Named(name)) => Some(name),
+            None => self.default_prompt_name.as_ref(),
+        };
+        let Some(name) = name else { return Ok(None) };
+        let text = self.prompts.get(name).cloned();
+        text.map(Some).ok_or_else(|| {
+            let known: Vec<&str> = self.prompts.keys().map(String::as_str).collect();
+            Cause::UnknownPrompt {
+                name: name.clone(),
+                known: known.join(", "),
+            }
+        })
     }
 
     fn parse(json: &[u8]) -> Result<Self, Cause> {
@@ -505,7 +587,17 @@ mod tests {
         let parse = |json: &str| Prompts::parse(json.as_bytes());
         let known = r#"{"prompts": {"query": "q: "}, "default_prompt_name": "query"}"#;
         let prompts = parse(known).unwrap();
-        assert_eq!(prompts.default_prompt_name.as_deref(), Some("query"));
+        let text = |asked| prompts.default_text(asked);
+        let own = text(None).unwrap();
+        assert_eq!(own.as_deref(), Some("q: "));
+        let asked = DefaultPrompt::Text("other: ".to_owned());
+        let given = text(Some(&asked)).unwrap();
+        assert_eq!(given.as_deref(), Some("other: "));
+        let error = text(Some(&DefaultPrompt::Named("passage".to_owned()))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--default-prompt-name: the model has no prompt \"passage\"; it has: query"
+        );
         assert!(parse(r#"{"prompts": {}, "default_prompt_name": null}"#).is_ok());
         let error = parse(r#"{"prompts": {}, "default_prompt_name": "query"}"#).unwrap_err();
         assert!(matches!(&error, Cause::DefaultPrompt(name) if name == "query"));

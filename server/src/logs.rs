@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
+use crate::args::settings::{Setting, Source};
 use crate::config::LogFormat;
 use crate::registry::{Registry, Served};
 
@@ -65,6 +66,39 @@ fn filter(asked: &str) -> (EnvFilter, Option<String>) {
     match EnvFilter::try_new(asked) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error.to_string())),
+    }
+}
+
+/// The effective configuration, for one line of the log.
+#[derive(Debug)]
+pub struct Settings {
+    given: String,
+    defaults: String,
+}
+
+/// The effective configuration: what somebody set, with who did, and what nobody did.
+pub fn settings(settings: &[Setting]) -> Settings {
+    let (defaults, given): (Vec<&Setting>, Vec<&Setting>) = settings
+        .iter()
+        .partition(|setting| setting.source == Source::Default);
+    let line = |settings: Vec<&Setting>| {
+        let words: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        words.join(" ")
+    };
+    Settings {
+        given: line(given),
+        defaults: line(defaults),
+    }
+}
+
+impl Settings {
+    /// Writes the line.
+    pub fn log(self) {
+        tracing::info!(
+            given = self.given,
+            defaults = self.defaults,
+            "configuration"
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use server::args::Args;
+use server::args::{Args, ReadError};
 use server::commands;
 use server::config::Machine;
 use server::exit::{Exit, Failure};
@@ -14,7 +14,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
-        Err(error) => {
+        Err(ReadError::Typed(error)) => {
             // Nothing can be done if even the help cannot be printed.
             let _printed = error.print();
             let exit_code = if error.use_stderr() {
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             };
             return ExitCode::from(exit_code);
         }
+        Err(ReadError::File(error)) => return fail(&Failure::new(Exit::Config, error)),
     };
     let machine = Machine::detect();
     let runtime = Builder::new_multi_thread()

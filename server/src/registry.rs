@@ -87,7 +87,7 @@ pub struct Encoder {
     pub task: Task,
     /// Texts that its files say to put before inputs, by name.
     pub prompts: BTreeMap<String, String>,
-    /// The one of them that counts where a request names none.
+    /// The text that goes before an input where a request names none.
     pub default_prompt: Option<String>,
 }
 

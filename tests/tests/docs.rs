@@ -87,29 +87,127 @@ fn the_metrics_page_is_the_metrics() {
     );
 }
 
+/// Replaces what stands between two markers of a page.
+fn with_part(page: &str, name: &str, part: &str) -> String {
+    let (begin, end) = (
+        format!("<!-- generated: {name} -->\n"),
+        "<!-- end of generated -->",
+    );
+    let (before, rest) = page.split_once(&begin).expect("a marker");
+    let (_, after) = rest.split_once(end).expect("its end");
+    format!("{before}{begin}{part}{end}{after}")
+}
+
+/// One line of help, as a cell of a table.
+fn cell(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.replace('|', "\\|")
+}
+
+fn flag_row(argument: &clap::Arg) -> String {
+    let code = |text: &str| format!("`{text}`");
+    let aliases = argument.get_visible_aliases().unwrap_or_default();
+    let names = argument.get_long().into_iter().chain(aliases);
+    let names: Vec<String> = names.map(|name| code(&format!("--{name}"))).collect();
+    let variable = argument.get_env().map(|name| code(&name.to_string_lossy()));
+    let defaults = argument.get_default_values().iter();
+    let default: Vec<String> = defaults
+        .map(|value| code(&value.to_string_lossy()))
+        .collect();
+    let help = argument.get_long_help().or(argument.get_help());
+    format!(
+        "| {} | {} | {} | {} | {} |\n",
+        names.join(", "),
+        variable.unwrap_or_default(),
+        default.join(", "),
+        server::args::file::allowed(argument).unwrap_or_default(),
+        cell(&help.expect("an explanation").to_string()),
+    )
+}
+
+/// The flags of `serve`, a table for each purpose.
+fn flags() -> String {
+    let command = server::args::command();
+    let mut purposes: Vec<(String, String)> = Vec::new();
+    for argument in server::args::serve(&command).get_arguments() {
+        let heading = argument.get_help_heading().expect("a purpose").to_owned();
+        let row = flag_row(argument);
+        match purposes.iter_mut().find(|(purpose, _)| *purpose == heading) {
+            Some((_, rows)) => rows.push_str(&row),
+            None => purposes.push((heading, row)),
+        }
+    }
+    let mut text = String::new();
+    for (heading, rows) in purposes {
+        write!(
+            text,
+            "\n### {heading}\n\n\
+             | flag | variable | default | range | meaning |\n|---|---|---|---|---|\n{rows}"
+        )
+        .expect("a String");
+    }
+    text.push('\n');
+    text
+}
+
+/// The flags of others that are refused.
+fn foreign() -> String {
+    let mut text = "\n| flag of TGI or TEI | instead |\n|---|---|\n".to_owned();
+    for (names, advice) in server::args::foreign::FOREIGN {
+        let names: Vec<String> = names.iter().map(|name| format!("`--{name}`")).collect();
+        writeln!(text, "| {} | {advice} |", names.join(", ")).expect("a String");
+    }
+    text.push('\n');
+    text
+}
+
+fn exit_codes() -> String {
+    let mut text = "\n| code | `serve` ended because |\n|---|---|\n\
+                    | 0 | it was told to, and drained |\n"
+        .to_owned();
+    for (exit, reason) in server::exit::Exit::ALL {
+        writeln!(text, "| {} | {reason} |", exit.code()).expect("a String");
+    }
+    text.push('\n');
+    text
+}
+
 #[test]
-fn every_flag_is_in_the_operating_page() {
+fn the_operating_page_has_the_flags_and_exit_codes() {
+    let path = root().join("docs/operating.md");
+    let page = std::fs::read_to_string(&path).expect("docs/operating.md");
+    let parts = [
+        ("flags", flags()),
+        ("foreign flags", foreign()),
+        ("exit codes", exit_codes()),
+    ];
+    let expected = parts.iter().fold(page.clone(), |page, (name, part)| {
+        with_part(&page, name, part)
+    });
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &expected).expect("docs/operating.md can be written");
+        return;
+    }
+    assert!(
+        page == expected,
+        "docs/operating.md is out of date: run with UPDATE_DOCS=1"
+    );
+}
+
+#[test]
+fn the_health_flags_are_in_the_operating_page() {
     let page =
         std::fs::read_to_string(root().join("docs/operating.md")).expect("docs/operating.md");
     let command = server::args::command();
-    for name in ["serve", "health"] {
-        let command = command.find_subcommand(name).expect("a sub-command");
-        for argument in command.get_arguments() {
-            let flag = argument.get_long().expect("there are only flags");
-            if flag == "help" {
-                continue;
-            }
-            assert!(
-                page.contains(&format!("`--{flag}`")),
-                "--{flag} is not explained"
-            );
-            // The page says which sub-command reads the environment.
-            assert_eq!(
-                argument.get_env().is_some(),
-                name == "serve" || flag == "port",
-                "the variable of {name} --{flag}"
-            );
-        }
+    let health = command.find_subcommand("health").expect("a sub-command");
+    for argument in health.get_arguments() {
+        let flag = argument.get_long().expect("there are only flags");
+        assert!(
+            page.contains(&format!("`--{flag}`")),
+            "--{flag} is not explained"
+        );
+        // The page says which of them reads the environment.
+        assert_eq!(argument.get_env().is_some(), flag == "port", "--{flag}");
     }
 }
 
@@ -153,4 +251,34 @@ fn every_test_that_the_security_page_names_exists() {
             "no test {name}"
         );
     }
+}
+
+#[test]
+fn the_example_configuration_is_one() {
+    let path = root().join("deploy/paternoster.toml");
+    let path = path.to_str().expect("a path");
+    let read = |path: &str| {
+        let args = server::args::Args::read(["paternoster", "serve", "--config", path]);
+        let command = args.expect("deploy/paternoster.toml").command;
+        let server::args::Command::Serve(args) = command else {
+            unreachable!("it was asked to serve")
+        };
+        args
+    };
+    assert_eq!(read(path).limits.drain_timeout.as_secs(), 60);
+    // What is commented out is right as well.
+    let text = std::fs::read_to_string(path).expect("the example");
+    let on: Vec<&str> = text
+        .lines()
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|rest| rest.contains(" = "))
+                .unwrap_or(line)
+        })
+        .collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let all = folder.path().join("all.toml");
+    std::fs::write(&all, on.join("\n")).expect("a file");
+    let args = read(all.to_str().expect("a path"));
+    assert_eq!(args.models.model_id.len(), 2);
 }

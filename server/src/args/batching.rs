@@ -26,6 +26,10 @@ pub struct BatchingArgs {
     #[arg(long, value_name = "TOKENS", default_value = "16384")]
     #[arg(value_parser = whole::<u32>(1..=1 << 24))]
     pub max_batch_tokens: u32,
+    /// Inputs of one batch of an embedding model.
+    #[arg(long, value_name = "INPUTS", default_value = "512")]
+    #[arg(value_parser = whole::<u32>(1..=1 << 16))]
+    pub max_batch_requests: u32,
     /// Memory for the KV cache of each model, as 1GiB or 512MiB; default: the smaller of 1GiB and a
     /// quarter of the machine's memory.
     #[arg(long, value_name = "BYTES", value_parser = bytes(1..=1 << 50))]
@@ -34,6 +38,7 @@ pub struct BatchingArgs {
     #[arg(long, value_name = "THREADS", value_parser = whole::<usize>(1..=1024))]
     pub threads: Option<usize>,
     /// Texts that are tokenized at once; default: one for each core.
-    #[arg(long, value_name = "THREADS", value_parser = whole::<usize>(1..=1024))]
+    #[arg(long, visible_alias = "validation-workers", value_name = "THREADS")]
+    #[arg(value_parser = whole::<usize>(1..=1024))]
     pub tokenization_workers: Option<usize>,
 }

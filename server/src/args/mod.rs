@@ -1,16 +1,24 @@
 //! The command line as typed; `config` resolves it.
 //!
 //! Flags stand in one small struct for each purpose. What all have in common, their environment
-//! variables above all, is added to the whole command in one place, [`command`].
+//! variables above all, is added to the whole command in one place, [`command`]. The values of a
+//! configuration file become the defaults of the flags.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub mod batching;
+pub mod configuration;
+pub mod file;
+pub mod foreign;
 pub mod health;
 pub mod limits;
 pub mod listener;
 pub mod model;
 pub mod observability;
+pub mod settings;
 pub mod units;
 
 /// What the user typed. [`Args::read`] reads it: the plain parser of this type knows no environment.
@@ -53,52 +61,112 @@ pub struct ServeArgs {
     /// Logs and metrics.
     #[command(flatten)]
     pub observability: observability::ObservabilityArgs,
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub configuration: configuration::ConfigurationArgs,
+    /// What is in effect and who said so.
+    #[arg(skip)]
+    pub settings: Vec<settings::Setting>,
+}
+
+/// Why what was typed cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The command line or the environment; or only its help was asked for.
+    #[error("{0}")]
+    Typed(#[from] clap::Error),
+    /// The configuration file.
+    #[error("{0}")]
+    File(#[from] file::FileError),
 }
 
 impl Args {
-    /// Reads a command line, whose first word is the program, and the environment.
-    pub fn read<T>(words: impl IntoIterator<Item = T>) -> Result<Self, clap::Error>
+    /// Reads a command line, whose first word is the program, the environment and the configuration
+    /// file that they name.
+    pub fn read<T>(words: impl IntoIterator<Item = T>) -> Result<Self, ReadError>
     where
-        T: Into<std::ffi::OsString> + Clone,
+        T: Into<OsString> + Clone,
     {
+        let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
         let mut command = command();
-        let mut matches = command.try_get_matches_from_mut(words)?;
-        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+        let mut matches = typed(&mut command, &words)?;
+        let mut values = file::Values::new();
+        let named = matches.subcommand_matches("serve");
+        let named = named.and_then(|serve| serve.get_one::<PathBuf>("config"));
+        if let Some(path) = named {
+            values = file::read(path, serve(&command))?;
+            command = command.mut_subcommand("serve", |serve| with_defaults(serve, &values));
+            matches = typed(&mut command, &words)?;
+        }
+        let settings = matches
+            .subcommand_matches("serve")
+            .map(|matches| settings::collect(serve(&command), matches, &values));
+        let mut args =
+            Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+        if let (Command::Serve(args), Some(settings)) = (&mut args.command, settings) {
+            args.settings = settings;
+        }
+        Ok(args)
     }
+}
+
+fn typed(command: &mut clap::Command, words: &[OsString]) -> Result<clap::ArgMatches, clap::Error> {
+    command
+        .try_get_matches_from_mut(words)
+        .map_err(|error| foreign::explain(error, command))
+}
+
+fn with_defaults(serve: clap::Command, values: &file::Values) -> clap::Command {
+    serve.mut_args(
+        |arg| match arg.get_long().and_then(|long| values.get(long)) {
+            Some(values) => arg.default_values(values.clone()),
+            None => arg,
+        },
+    )
+}
+
+/// The flags of `serve`.
+#[expect(clippy::expect_used, reason = "the derive above makes it")]
+pub fn serve(command: &clap::Command) -> &clap::Command {
+    command.find_subcommand("serve").expect("a sub-command")
 }
 
 /// The command with what its flags have in common. Those of `serve` read the environment, and so does
 /// every flag of another sub-command that has the name of one of them.
 pub fn command() -> clap::Command {
     let command = Args::command();
-    let serve: Vec<String> = command
-        .find_subcommand("serve")
-        .into_iter()
-        .flat_map(clap::Command::get_arguments)
-        .filter_map(|arg| arg.get_long().map(str::to_owned))
-        .collect();
-    command.mut_subcommands(|sub| {
-        sub.mut_args(|arg| {
-            let shared = |long: &str| serve.iter().any(|flag| flag == long);
-            match arg.get_long().map(str::to_owned) {
-                Some(long) if shared(&long) => with_variable(switch(arg), &long),
-                _ => switch(arg),
-            }
+    let variables: Vec<(String, String)> = serve(&command)
+        .get_arguments()
+        .filter_map(|arg| {
+            let long = arg.get_long()?;
+            Some((long.to_owned(), variable(long)?))
         })
-    })
-}
-
-/// Values are hidden in the help: some are secrets.
-fn with_variable(arg: Arg, long: &str) -> Arg {
-    arg.env(variable(long)).hide_env_values(true)
+        .collect();
+    let with_variable = |arg: Arg| {
+        let of = |arg: &Arg| {
+            let (_, variable) = variables
+                .iter()
+                .find(|(long, _)| arg.get_long() == Some(long))?;
+            Some(variable.clone())
+        };
+        match of(&arg) {
+            // Values are hidden in the help: some are secrets.
+            Some(variable) => arg.env(variable).hide_env_values(true),
+            None => arg,
+        }
+    };
+    command.mut_subcommands(|sub| sub.mut_args(|arg| with_variable(switch(arg))))
 }
 
 /// The environment variable of a flag of `serve`.
-pub fn variable(long: &str) -> String {
+fn variable(long: &str) -> Option<String> {
     match long {
-        // HOSTNAME is the machine's own name in many environments.
-        "hostname" => "PATERNOSTER_HOSTNAME".to_owned(),
-        _ => long.replace('-', "_").to_uppercase(),
+        // These names alone say too little, or mean something else in many environments.
+        "hostname" => Some("PATERNOSTER_HOSTNAME".to_owned()),
+        "config" => Some("PATERNOSTER_CONFIG".to_owned()),
+        // A thing to do, not a setting.
+        "check-config" => None,
+        _ => Some(long.replace('-', "_").to_uppercase()),
     }
 }
 
@@ -142,10 +210,10 @@ mod tests {
         assert_eq!(port.unwrap().get_env(), Some("PORT".as_ref()));
         let address = |flags: &[&str]| {
             let typed = ["paternoster", "health"].iter().chain(flags);
-            match Args::read(typed).unwrap().command {
-                Command::Health(args) => args.address(),
-                _ => panic!("not health"),
-            }
+            let Command::Health(args) = Args::read(typed).unwrap().command else {
+                panic!("not health");
+            };
+            args.address()
         };
         assert_eq!(address(&["--port", "8080"]), "127.0.0.1:8080");
         assert_eq!(address(&["--port", "8080", "--addr", "a:1"]), "a:1");
@@ -187,10 +255,10 @@ mod tests {
     fn a_switch_can_be_turned_off() {
         let json = |flags: &[&str]| {
             let typed = ["paternoster", "serve"].iter().chain(flags);
-            match Args::read(typed).unwrap().command {
-                Command::Serve(args) => args.observability.json_output,
-                _ => panic!("not serve"),
-            }
+            let Command::Serve(args) = Args::read(typed).unwrap().command else {
+                panic!("not serve");
+            };
+            args.observability.json_output
         };
         assert!(!json(&[]));
         assert!(json(&["--json-output"]));

@@ -20,6 +20,27 @@ pub struct ModelArgs {
     /// Where weights come from; dummy makes random ones and needs config.json only.
     #[arg(long, default_value = "safetensors")]
     pub load_format: LoadFormat,
+    /// How embedding models make one vector of an input; default: what each one's files say.
+    #[arg(long)]
+    pub pooling: Option<Pooling>,
+    /// The name of the prompt that embedding models put before an input where a request names none;
+    /// default: what each one's files say.
+    #[arg(long, value_name = "NAME", conflicts_with = "default_prompt")]
+    pub default_prompt_name: Option<String>,
+    /// The text that embedding models put before an input where a request names no prompt.
+    #[arg(long, value_name = "TEXT")]
+    pub default_prompt: Option<String>,
+}
+
+/// How one vector is made of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pooling {
+    /// The first token's vector.
+    Cls,
+    /// The mean over all tokens.
+    Mean,
+    /// The last token's vector.
+    LastToken,
 }
 
 /// What to compute in.

@@ -22,9 +22,15 @@ use crate::{logs, metrics, serve};
 /// Serves until it is told to stop, or until an engine is down for good.
 pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure> {
     let clock = SystemClock::default();
+    let settings = logs::settings(&args.settings);
+    let only_check = args.configuration.check_config;
     let config =
         Config::resolve(args, machine).map_err(|error| Failure::new(Exit::Config, error))?;
+    if only_check {
+        return check(&config);
+    }
     let _logs = logs::install(config.log_format);
+    settings.log();
     let lifecycle = Lifecycle::default();
     tokio::spawn(lifecycle.clone().follow(signals()));
     let recorder = metrics::install(config.metrics_compat);
@@ -58,6 +64,14 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
             Err(failure(failed))
         }
     }
+}
+
+/// Says whether this configuration could be served, as far as that can be known without serving it.
+#[expect(clippy::print_stdout, reason = "the answer of this command")]
+fn check(config: &Config) -> Result<(), Failure> {
+    load::check(config).map_err(|error| Failure::new(error.cause.exit(), error))?;
+    println!("configuration ok");
+    Ok(())
 }
 
 /// Takes the address before anything is loaded, so that a taken one is said at once.

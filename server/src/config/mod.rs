@@ -9,9 +9,9 @@ pub use self::machine::Machine;
 use crate::args::ServeArgs;
 use crate::args::batching::BatchingArgs;
 use crate::args::limits::LimitArgs;
-use crate::args::model::{Dtype, LoadFormat};
+use crate::args::model::{Dtype, LoadFormat, ModelArgs, Pooling};
 use crate::args::observability::MetricsCompat;
-use crate::limits::Limits;
+use crate::limits::{Limits, TooLong};
 
 mod machine;
 mod model;
@@ -25,6 +25,8 @@ pub struct Config {
     pub dtype: Option<Dtype>,
     /// Where weights come from.
     pub load_format: LoadFormat,
+    /// How embedding models are used where their files say otherwise.
+    pub embedding: Embedding,
     /// How steps are bounded.
     pub batching: Batching,
     /// Where to listen.
@@ -63,6 +65,24 @@ pub enum Files {
     DemoEncoder,
 }
 
+/// How embedding models are used where their files say otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Embedding {
+    /// How one vector is made of an input.
+    pub pooling: Option<Pooling>,
+    /// What goes before an input where a request names no prompt.
+    pub prompt: Option<DefaultPrompt>,
+}
+
+/// What goes before an input where a request names no prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DefaultPrompt {
+    /// The model's prompt of this name.
+    Named(String),
+    /// This text.
+    Text(String),
+}
+
 /// How steps are bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batching {
@@ -76,6 +96,8 @@ pub struct Batching {
     pub waiting_max: u32,
     /// Tokens of one batch of an encoder.
     pub encode_tokens_max: u32,
+    /// Inputs of one batch of an encoder.
+    pub encode_inputs_max: u32,
     /// Bytes of KV.
     pub kv_cache_bytes: u64,
     /// Compute threads.
@@ -115,6 +137,7 @@ impl Config {
             models: model::resolve(&args.models)?,
             dtype: args.models.dtype,
             load_format: args.models.load_format,
+            embedding: embedding(&args.models)?,
             batching: batching(&args.batching, machine)?,
             limits: Limits {
                 connections_max: args.listener.max_connections,
@@ -132,6 +155,22 @@ impl Config {
     }
 }
 
+fn embedding(args: &ModelArgs) -> Result<Embedding, ConfigError> {
+    let prompt = match (&args.default_prompt_name, &args.default_prompt) {
+        (Some(_), Some(_)) => {
+            let message = "goes without --default-prompt-name".to_owned();
+            let flag = "default-prompt";
+            return Err(ConfigError { flag, message });
+        }
+        (Some(name), None) => Some(DefaultPrompt::Named(name.clone())),
+        (None, text) => text.clone().map(DefaultPrompt::Text),
+    };
+    Ok(Embedding {
+        pooling: args.pooling,
+        prompt,
+    })
+}
+
 fn batching(args: &BatchingArgs, machine: Machine) -> Result<Batching, ConfigError> {
     let running_max = args.max_batch_size;
     let own = || machine.kv_cache_bytes();
@@ -141,6 +180,7 @@ fn batching(args: &BatchingArgs, machine: Machine) -> Result<Batching, ConfigErr
         running_max,
         waiting_max: args.max_waiting_requests.unwrap_or(4 * running_max),
         encode_tokens_max: args.max_batch_tokens,
+        encode_inputs_max: args.max_batch_requests,
         kv_cache_bytes: args.kv_cache_size.unwrap_or_else(own),
         threads: args.threads.unwrap_or(machine.cores),
         tokenization_workers: args.tokenization_workers.unwrap_or(machine.cores),
@@ -156,6 +196,16 @@ fn limits(args: &LimitArgs) -> Limits {
     Limits {
         input_bytes_max: in_memory(args.max_input_bytes),
         message_bytes_max: in_memory(args.max_message_bytes),
+        n_max: args.max_best_of,
+        logprobs_max: args.max_top_n_tokens,
+        stop_strings_max: args.max_stop_sequences,
+        embed_inputs_max: args.max_client_batch_size,
+        prompt_tokens_max: args.max_input_tokens,
+        too_long: if args.auto_truncate {
+            TooLong::Cut
+        } else {
+            TooLong::Refused
+        },
         calls_max: args.max_concurrent_requests,
         request_timeout_max: args.request_timeout_max,
         stream_stall_timeout: args.stream_stall_timeout,

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::tokenizer_files::TokenizerFiles;
 use super::{model, validate};
 use crate::app::App;
-use crate::limits::{EMBED_INPUTS_MAX, LOGPROBS_MAX, N_MAX, STOP_CHARS_MAX, STOP_STRINGS_MAX};
+use crate::limits::STOP_CHARS_MAX;
 use crate::status::{Fault, empty_input};
 
 /// The service over one server's state.
@@ -45,10 +45,10 @@ impl Control {
         v1::ServerLimits {
             input_bytes_max: limits.input_bytes_max as u64,
             message_bytes_max: limits.message_bytes_max as u64,
-            embed_inputs_max: EMBED_INPUTS_MAX as u32,
-            n_max: N_MAX,
-            logprobs_max: LOGPROBS_MAX,
-            stop_strings_max: STOP_STRINGS_MAX as u32,
+            embed_inputs_max: limits.embed_inputs_max as u32,
+            n_max: limits.n_max,
+            logprobs_max: limits.logprobs_max,
+            stop_strings_max: limits.stop_strings_max as u32,
             stop_chars_max: STOP_CHARS_MAX as u32,
             request_timeout_max_ms: limits.request_timeout_max.as_millis() as u64,
             stream_stall_timeout_ms: limits.stream_stall_timeout.as_millis() as u64,

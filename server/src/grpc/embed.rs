@@ -13,7 +13,7 @@ use super::validate;
 use crate::app::App;
 use crate::clock::{Deadline, Stopwatch};
 use crate::edge::{Context, Timeout};
-use crate::limits::{EMBED_INPUTS_AT_ONCE, EMBED_INPUTS_MAX, EMBED_REQUESTS_AT_ONCE};
+use crate::limits::{EMBED_INPUTS_AT_ONCE, EMBED_REQUESTS_AT_ONCE, Limits, TooLong};
 use crate::metrics;
 use crate::registry::{Encoder, Vectors};
 use crate::status::{Fault, empty_input, input_too_large};
@@ -31,12 +31,7 @@ pub(crate) async fn embed(
     report.set_model(&encoder.name);
     let deadline = context.deadline;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
-    let work = Work::of(
-        (encoder, own),
-        app.limits.input_bytes_max,
-        deadline,
-        &request,
-    )?;
+    let work = Work::of((encoder, own), &app.limits, deadline, &request)?;
     let encoded = stream::iter(request.inputs.into_iter().enumerate())
         .map(|(index, text)| work.encode(index, text))
         .buffered(EMBED_INPUTS_AT_ONCE)
@@ -139,7 +134,7 @@ struct Work<'a> {
     pooling: Pooling,
     dimensions: usize,
     scale: Scale,
-    fit: Fit,
+    too_long: TooLong,
 }
 
 /// What happens to the length of a vector.
@@ -151,23 +146,14 @@ enum Scale {
     Kept,
 }
 
-/// What happens to an input that is too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fit {
-    /// It is cut.
-    Cut,
-    /// It is refused.
-    Refused,
-}
-
 impl<'a> Work<'a> {
     fn of(
         (encoder, own): (&'a Encoder, Vectors),
-        input_bytes_max: usize,
+        limits: &Limits,
         deadline: Deadline,
         request: &v1::EmbedRequest,
     ) -> Result<Self, Fault> {
-        inputs(&request.inputs, input_bytes_max)?;
+        inputs(&request.inputs, limits)?;
         let width = encoder.facts.width;
         let dimensions = request.dimensions.unwrap_or(width);
         if !(1..=width).contains(&dimensions) {
@@ -185,10 +171,10 @@ impl<'a> Work<'a> {
             pooling: validate::pooling(request.pooling, own.pooling)?,
             dimensions: dimensions as usize,
             scale: if normalize { Scale::ToOne } else { Scale::Kept },
-            fit: if request.truncate {
-                Fit::Cut
+            too_long: if request.truncate {
+                TooLong::Cut
             } else {
-                Fit::Refused
+                limits.too_long
             },
         })
     }
@@ -197,7 +183,7 @@ impl<'a> Work<'a> {
         let tokens_max = self.encoder.facts.context_tokens_max as usize;
         let options = EncodeOptions {
             special_tokens: SpecialTokens::Add,
-            truncate_to: (self.fit == Fit::Cut).then_some(tokens_max),
+            truncate_to: (self.too_long == TooLong::Cut).then_some(tokens_max),
             cut: Cut::End,
         };
         let text = if self.prefix.is_empty() {
@@ -245,15 +231,16 @@ impl<'a> Work<'a> {
     }
 }
 
-fn inputs(inputs: &[String], bytes_max: usize) -> Result<(), Fault> {
+fn inputs(inputs: &[String], limits: &Limits) -> Result<(), Fault> {
+    let (bytes_max, inputs_max) = (limits.input_bytes_max, limits.embed_inputs_max);
     if inputs.is_empty() {
         return Err(empty_input("inputs"));
     }
-    if inputs.len() > EMBED_INPUTS_MAX {
-        let message = format!("{} inputs are more than {EMBED_INPUTS_MAX}", inputs.len());
+    if inputs.len() > inputs_max {
+        let message = format!("{} inputs are more than {inputs_max}", inputs.len());
         return Err(Fault::invalid("inputs", "TOO_MANY_INPUTS", message)
             .with("inputs", inputs.len())
-            .with("inputs_max", EMBED_INPUTS_MAX));
+            .with("inputs_max", inputs_max));
     }
     let bytes: usize = inputs.iter().map(String::len).sum();
     if bytes > bytes_max {
@@ -267,15 +254,12 @@ fn inputs(inputs: &[String], bytes_max: usize) -> Result<(), Fault> {
 
 /// The text that goes before each input.
 fn prefix<'a>(encoder: &'a Encoder, prompt_name: &str) -> Result<&'a str, Fault> {
-    let name = if prompt_name.is_empty() {
-        encoder.default_prompt.as_deref()
-    } else {
-        Some(prompt_name)
-    };
-    let Some(name) = name else { return Ok("") };
+    if prompt_name.is_empty() {
+        return Ok(encoder.default_prompt.as_deref().unwrap_or_default());
+    }
     encoder
         .prompts
-        .get(name)
+        .get(prompt_name)
         .map(String::as_str)
         .ok_or_else(|| {
             let known: Vec<&str> = encoder.prompts.keys().map(String::as_str).collect();

@@ -32,7 +32,8 @@ pub(crate) async fn begin(
     let request_id = validate::request_id(&request.request_id, report)?;
     let decoder = app.registry.decoder(&request.model)?;
     report.set_model(&decoder.name);
-    let checked = validate::generate(&mut request, decoder.facts.vocab_size, &decoder.end_tokens)?;
+    let (vocab_size, end_tokens) = (decoder.facts.vocab_size, &decoder.end_tokens);
+    let checked = validate::generate(&mut request, vocab_size, end_tokens, &app.limits)?;
     let deadline = context.deadline;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
     let watch = Stopwatch::start();
@@ -44,6 +45,7 @@ pub(crate) async fn begin(
     }
     let prompt = prompt.ok_or_else(Fault::deadline)??;
     report.add_work(checked.n, prompt.len() as u64);
+    validate::prompt_tokens(prompt.len(), app.limits.prompt_tokens_max)?;
     let output_max = validate::output_max(&checked, prompt.len(), context_max(decoder))?;
     metrics::asked(&decoder.name, checked.n, output_max.get());
     let stops = StopMatcher::new(&checked.stop);

@@ -10,8 +10,7 @@ use proto::v1;
 
 use crate::journal::Report;
 use crate::limits::{
-    ID_CHARS_MAX, LOGIT_BIAS_MAX, LOGPROBS_MAX, N_MAX, PRIORITY_MAX, STOP_CHARS_MAX,
-    STOP_STRINGS_MAX, STOP_TOKENS_MAX,
+    ID_CHARS_MAX, LOGIT_BIAS_MAX, Limits, PRIORITY_MAX, STOP_CHARS_MAX, STOP_TOKENS_MAX,
 };
 use crate::status::{Fault, empty_input, input_too_large};
 use crate::text::chat::{ROLE_BYTES_MAX, is_role};
@@ -44,33 +43,35 @@ pub(crate) fn generate(
     request: &mut v1::GenerateRequest,
     vocab_size: u32,
     end_tokens: &[u32],
+    limits: &Limits,
 ) -> Result<Checked, Fault> {
     not_built(request)?;
     let sampling = request.sampling.take().unwrap_or_default();
     let stopping = request.stopping.take().unwrap_or_default();
     let output = request.output.take().unwrap_or_default();
     let n = sampling.n.unwrap_or(1);
-    if !(1..=N_MAX).contains(&n) {
+    let n_max = limits.n_max;
+    if !(1..=n_max).contains(&n) {
         return Err(
-            Fault::invalid("sampling.n", "N_TOO_LARGE", format!("n is 1 to {N_MAX}"))
+            Fault::invalid("sampling.n", "N_TOO_LARGE", format!("n is 1 to {n_max}"))
                 .with("n", n)
-                .with("n_max", N_MAX),
+                .with("n_max", n_max),
         );
     }
     if output
         .logprobs
-        .is_some_and(|logprobs| logprobs > LOGPROBS_MAX)
+        .is_some_and(|logprobs| logprobs > limits.logprobs_max)
     {
-        let message = format!("at most {LOGPROBS_MAX} log probabilities");
+        let message = format!("at most {} log probabilities", limits.logprobs_max);
         return Err(
             Fault::invalid("output.logprobs", "LOGPROBS_TOO_MANY", message)
-                .with("logprobs_max", LOGPROBS_MAX),
+                .with("logprobs_max", limits.logprobs_max),
         );
     }
     let seed = sampling.seed;
     let mut drawn = draw(&sampling, n, vocab_size)?;
     drawn.logprobs = output.logprobs;
-    stops(&stopping, vocab_size)?;
+    stops(&stopping, vocab_size, limits.stop_strings_max)?;
     drawn.min_tokens = stopping.min_tokens.unwrap_or(0);
     drawn.stop_tokens = stop_tokens(&stopping, end_tokens);
     tenant(&request.tenant)?;
@@ -197,7 +198,7 @@ fn logit_bias(sampling: &v1::Sampling, vocab_size: u32) -> Result<Vec<(Token, f3
     Ok(biases)
 }
 
-fn stops(stopping: &v1::Stopping, vocab_size: u32) -> Result<(), Fault> {
+fn stops(stopping: &v1::Stopping, vocab_size: u32, stops_max: usize) -> Result<(), Fault> {
     if stopping.max_tokens == Some(0) {
         return Err(max_tokens("max_tokens is at least 1"));
     }
@@ -206,11 +207,11 @@ fn stops(stopping: &v1::Stopping, vocab_size: u32) -> Result<(), Fault> {
     {
         return Err(min_tokens(min, max));
     }
-    if stopping.stop.len() > STOP_STRINGS_MAX {
-        let message = format!("at most {STOP_STRINGS_MAX} stop strings");
+    if stopping.stop.len() > stops_max {
+        let message = format!("at most {stops_max} stop strings");
         return Err(Fault::invalid("stopping.stop", "STOP_TOO_MANY", message)
             .with("stops", stopping.stop.len())
-            .with("stops_max", STOP_STRINGS_MAX));
+            .with("stops_max", stops_max));
     }
     for (index, stop) in stopping.stop.iter().enumerate() {
         let field = format!("stopping.stop[{index}]");
@@ -261,6 +262,21 @@ fn stop_tokens(stopping: &v1::Stopping, end_tokens: &[u32]) -> Vec<Token> {
     tokens
 }
 
+/// A prompt has no more tokens than the server takes, if that is less than the model takes.
+pub(crate) fn prompt_tokens(count: usize, max: Option<u32>) -> Result<(), Fault> {
+    match max {
+        Some(max) if count > max as usize => Err(prompt_too_long(count, max)),
+        _ => Ok(()),
+    }
+}
+
+fn prompt_too_long(tokens: usize, tokens_max: u32) -> Fault {
+    let message = format!("the prompt has {tokens} tokens, more than {tokens_max}");
+    Fault::invalid("input", "CONTEXT_LENGTH_EXCEEDED", message)
+        .with("tokens", tokens)
+        .with("tokens_max", tokens_max)
+}
+
 /// How many tokens may come after a prompt of `prompt_tokens`, where `context` is the most the
 /// model (and its KV memory) takes.
 pub(crate) fn output_max(
@@ -272,11 +288,7 @@ pub(crate) fn output_max(
         .ok()
         .and_then(|prompt| context.checked_sub(prompt));
     let Some(left) = left.and_then(std::num::NonZeroU32::new) else {
-        let prompt_max = context.saturating_sub(1);
-        let message = format!("the prompt has {prompt_tokens} tokens, more than {prompt_max}");
-        return Err(Fault::invalid("input", "CONTEXT_LENGTH_EXCEEDED", message)
-            .with("tokens", prompt_tokens)
-            .with("tokens_max", prompt_max));
+        return Err(prompt_too_long(prompt_tokens, context.saturating_sub(1)));
     };
     let asked = checked
         .max_tokens

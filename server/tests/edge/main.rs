@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod configuration;
 mod embed;
 mod generate;
 mod hostile;

@@ -4,7 +4,9 @@ use paternoster_client::v1;
 use paternoster_client::v1::generate_request::Input;
 use tonic::Code;
 
-use crate::world::{CONTEXT, VOCABULARY, World, ask, reason};
+use server::limits::{Limits, TooLong};
+
+use crate::world::{CONTEXT, Plan, VOCABULARY, World, ask, reason};
 
 type Change<T> = fn(&mut T);
 
@@ -167,6 +169,57 @@ async fn what_is_at_its_limit_is_right() {
         let answer = world.client.inference().complete(request).await;
         assert!(answer.is_ok(), "line {line}: {answer:?}");
     }
+}
+
+#[tokio::test]
+async fn the_configuration_sets_what_requests_may_cost() {
+    let mut plan = Plan::default();
+    plan.limits = Limits {
+        n_max: 2,
+        logprobs_max: 1,
+        stop_strings_max: 1,
+        embed_inputs_max: 2,
+        prompt_tokens_max: Some(5),
+        too_long: TooLong::Cut,
+        ..plan.limits
+    };
+    let world = World::ready_with(plan).await;
+    let changes: [(Change<v1::GenerateRequest>, Option<&str>); 8] = [
+        (|r| sampling(r).n = Some(2), None),
+        (|r| sampling(r).n = Some(3), Some("N_TOO_LARGE")),
+        (|r| output(r).logprobs = Some(1), None),
+        (|r| output(r).logprobs = Some(2), Some("LOGPROBS_TOO_MANY")),
+        (|r| stopping(r).stop = vec!["x".to_owned()], None),
+        (
+            |r| stopping(r).stop = vec!["x".to_owned(); 2],
+            Some("STOP_TOO_MANY"),
+        ),
+        (|r| r.input = tokens(vec![1; 5]), None),
+        (
+            |r| r.input = tokens(vec![1; 6]),
+            Some("CONTEXT_LENGTH_EXCEEDED"),
+        ),
+    ];
+    for (line, (change, why)) in changes.iter().enumerate() {
+        let mut request = ask("hello", 10);
+        change(&mut request);
+        let answer = world.client.inference().complete(request).await;
+        let found = answer.err().map(|status| reason(&status).0);
+        assert_eq!(found.as_deref(), *why, "line {line}");
+    }
+    let embed = async |inputs: &[&str]| {
+        let request = v1::EmbedRequest {
+            inputs: inputs.iter().map(ToString::to_string).collect(),
+            ..v1::EmbedRequest::default()
+        };
+        let answer = world.client.inference().embed(request).await;
+        answer.err().map(|status| reason(&status).0)
+    };
+    assert_eq!(embed(&["a", "b"]).await, None);
+    let many = embed(&["a", "b", "c"]).await;
+    assert_eq!(many.as_deref(), Some("TOO_MANY_INPUTS"));
+    // Longer than the encoder takes, and cut.
+    assert_eq!(embed(&["x".repeat(4000).as_str()]).await, None);
 }
 
 /// Change, code, reason, field.
