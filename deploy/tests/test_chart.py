@@ -7,6 +7,7 @@ import copy
 import os
 import re
 import subprocess
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def test_the_cases_cover_every_template():
         ("config.port=1", "port"),
         ("config.api-key=x", "api-key"),
         ("config.Max=1", "Max"),
-        ("probes.type=tcp", "grpc"),
+            ("probes.type=tcp", "type"),
         ("autoscaling.by=cpu", "keda"),
         ("cache.claim.size=lots", "pattern"),
         ("config.drain-timeout=soon", "not a time"),
@@ -199,14 +200,6 @@ def test_probes_ask_what_the_server_answers():
     assert startup["periodSeconds"] * startup["failureThreshold"] == 600, "--start-timeout, 10m"
 
 
-def test_exec_probes_ask_the_same():
-    """Run for real: the command of the probe, against a server that is not there."""
-    command = server("hpa")["readinessProbe"]["exec"]["command"]
-    assert command[:2] == ["paternoster", "health"]
-    done = subprocess.run([BINARY, *command[1:], "--port", "1"], capture_output=True)
-    assert done.returncode == 2, "2: it cannot be reached, so the flags were understood"
-
-
 @cache
 def flags() -> dict[str, str]:
     """The flags of `serve`, each with its help."""
@@ -216,14 +209,35 @@ def flags() -> dict[str, str]:
 
 
 def test_configuration_reaches_the_server(tmp_path):
-    """The variables of the ConfigMap are flags' own, and the binary takes their values."""
-    data = only("everything", "ConfigMap", "monitoring.dashboards=false")["data"]
-    known = {name.replace("-", "_").upper() for name in flags()}
-    assert data.keys() <= known
-    assert data["MAX_BATCH_TOKENS"] == "16000000"
-    assert data["MODEL_ID"] == "chat=/models/chat,embed=/models/embed"
-    refused = subprocess.run([BINARY, "serve"], env={**data, "PORT": "0"}, capture_output=True, text=True)
-    assert refused.returncode == 78 and "/models/chat" in refused.stderr, refused.stderr
+    """The file of the ConfigMap, where the pod has it, is read by the binary as it was meant."""
+    text = only("everything", "ConfigMap", "monitoring.dashboards=false")["data"]["paternoster.toml"]
+    assert tomllib.loads(text) == {
+        "model-id": ["chat=/models/chat", "embed=/models/embed"],
+        "max-batch-size": 32,
+        "max-batch-tokens": 16_000_000,
+        "kv-cache-size": "2GiB",
+        "drain-timeout": "2m",
+        "json-output": True,
+    }
+    container = server("everything")
+    file = Path(container["args"][-1])
+    assert container["args"] == ["serve", "--config", str(file)]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod("everything")["volumes"]}
+    mounted = volumes[mounts[str(file.parent)]]["configMap"]["name"]
+    assert mounted == only("everything", "ConfigMap", "monitoring.dashboards=false")["metadata"]["name"]
+    here = tmp_path / file.name
+    here.write_text(text)
+    done = checked(here)
+    assert done.returncode == 78 and "/models/chat" in done.stderr, done.stderr
+    here.write_text(text.replace("max-batch-size", "max-batch-sise"))
+    done = checked(here)
+    assert done.returncode == 78 and "max-batch-sise" in done.stderr, done.stderr
+
+
+def checked(config: Path) -> subprocess.CompletedProcess:
+    command = [BINARY, "serve", "--check-config", "--config", config]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_secrets_are_named_and_never_plain():

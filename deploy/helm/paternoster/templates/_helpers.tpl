@@ -46,31 +46,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* The variable of a flag. */}}
-{{- define "paternoster.variable" -}}
-{{- ternary "PATERNOSTER_HOSTNAME" (. | replace "-" "_" | upper) (eq . "hostname") }}
-{{- end }}
-
-{{/* A flag's value as text; YAML's numbers arrive as floats. */}}
-{{- define "paternoster.value" -}}
-{{- if kindIs "slice" . }}{{ join "," . }}
-{{- else if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}
-{{- else }}{{ toString . }}
+{{/* A flag's value as TOML; YAML's numbers arrive as floats, and JSON's strings and lists are TOML's. */}}
+{{- define "paternoster.toml" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}
+{{- else }}{{ toJson . }}
 {{- end }}
 {{- end }}
 
 {{/* A probe of one service of grpc.health.v1; takes the root, the service and the times. */}}
 {{- define "paternoster.probe" -}}
-{{- if eq .root.Values.probes.type "grpc" }}
 grpc: {port: {{ .root.Values.service.port }}, service: {{ .service }}}
-{{- else }}
-exec:
-  command: [paternoster, health, --service, {{ .service }}, --timeout, "{{ .times.timeoutSeconds }}s"]
-{{- end }}
 {{ toYaml .times }}
 {{- end }}
 
 {{- define "paternoster.waiting" -}}
 {{- $job := printf "namespace=\"%s\",job=\"%s\"" .Release.Namespace .Release.Name -}}
 (sum(paternoster_requests_waiting{ {{- $job -}} }) or vector(0)) + (sum(paternoster_encode_inputs_waiting{ {{- $job -}} }) or vector(0))
+{{- end }}
+
+{{- define "paternoster.ports" -}}
+- {name: grpc, port: {{ .Values.service.port }}, targetPort: grpc, protocol: TCP, appProtocol: kubernetes.io/h2c}
 {{- end }}
