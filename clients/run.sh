@@ -47,6 +47,12 @@ check_typescript() {
   node dist/test/scenarios.js ../scenarios.json "$PATERNOSTER_ADDRESS"
 }
 
+# Its tests against a failing server run with the workspace's, in the step test. By name only: it compiles.
+check_rust() {
+  cargo run --quiet --locked -p paternoster-client --example scenarios -- \
+    clients/scenarios.json "$PATERNOSTER_ADDRESS"
+}
+
 without_comments() { sed -E 's,^\s*//.*,,;s,\s+//.*,,' | grep -v '^\s*$'; }
 
 need_curl

@@ -1,21 +1,30 @@
 //! A thin client of a Paternoster server.
 //!
-//! The messages are those of the contract, re-exported as [`v1`]; this crate adds a connection with
-//! windows that suit token streams, and the two calls almost everybody makes.
+//! The messages are those of the contract, re-exported as [`v1`]. A [`Session`] is what applications
+//! use: a deadline on each call, typed errors that name the request, a rule for trying again that ends
+//! at the first token, and a generation that ends on the server when it is dropped. A [`Client`] is
+//! the connection alone, with gRPC's own errors, for tests and load generators.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = paternoster_client::Client::connect("http://127.0.0.1:50051").await?;
-//! let mut events = client.generate(paternoster_client::prompt("Hello", 64)).await?;
-//! while let Some(text) = events.text().await? {
+//! let session = paternoster_client::Session::connect("http://127.0.0.1:50051").await?;
+//! let request = paternoster_client::prompt("What is a paternoster?", 64);
+//! let mut generation = session.generate(request).await?;
+//! while let Some(text) = generation.text().await? {
 //!     print!("{text}");
 //! }
-//! let vectors = client.embed(["A lift that never stops."]).await?;
+//! let vectors = session.embed(["A lift that never stops."]).await?;
 //! # Ok(())
 //! # }
 //! ```
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+
+mod call;
+mod error;
+mod generation;
+mod retry;
+mod session;
 
 use std::time::Duration;
 
@@ -23,11 +32,16 @@ use proto::v1::control_client::ControlClient;
 use proto::v1::generate_request::Input;
 use proto::v1::generate_response::Event;
 use proto::v1::inference_client::InferenceClient;
-use tonic::transport::{Channel, Endpoint, Error};
+use tonic::transport::{self, Channel, Endpoint};
 use tonic::{IntoRequest, Status, Streaming};
 
 /// The messages and the generated clients.
 pub use proto::v1;
+
+pub use crate::error::{Error, Kind};
+pub use crate::generation::Generation;
+pub use crate::retry::Retry;
+pub use crate::session::{Embeddings, Session};
 
 /// What one stream may hold unread, and what all streams of a connection may together. One slow
 /// reader then does not stall the others, and a server may send many small messages.
@@ -37,7 +51,7 @@ const CONNECTION_WINDOW: u32 = 512 << 20;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// One connection to a server. Cheap to clone; clones share the connection.
+/// One connection to a server, without deadlines and retries. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
@@ -45,7 +59,7 @@ pub struct Client {
 
 impl Client {
     /// Connects to an address like `http://127.0.0.1:50051`.
-    pub async fn connect(address: impl Into<String>) -> Result<Self, Error> {
+    pub async fn connect(address: impl Into<String>) -> Result<Self, transport::Error> {
         let endpoint = Endpoint::from_shared(address.into())?
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
