@@ -9,6 +9,8 @@
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod files;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod load;
 
 mod candidates;

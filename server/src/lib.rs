@@ -17,6 +17,8 @@ pub mod commands;
 pub mod config;
 mod edge;
 pub mod exit;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod grpc;
 pub mod health;
 mod journal;
