@@ -67,7 +67,12 @@ pub(crate) fn after(time: Micros, duration: Duration) -> Micros {
     Micros(time.0.saturating_add(micros))
 }
 
-/// Seconds from `start` to `end`; zero when `end` is earlier.
+/// The time from `start` to `end`; zero when `end` is earlier.
+pub(crate) fn between(start: Micros, end: Micros) -> Duration {
+    Duration::from_micros(end.0.saturating_sub(start.0))
+}
+
+/// As [`between`], in seconds.
 pub(crate) fn seconds(start: Micros, end: Micros) -> f64 {
-    Duration::from_micros(end.0.saturating_sub(start.0)).as_secs_f64()
+    between(start, end).as_secs_f64()
 }

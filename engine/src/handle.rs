@@ -293,6 +293,16 @@ impl EncodeHandle {
         input: EncodeInput,
         timeout: Option<Duration>,
     ) -> Result<Encoded, EncodeError> {
+        let (encoded, _) = self.encode_timed(input, timeout).await?;
+        Ok(encoded)
+    }
+
+    /// As [`EncodeHandle::encode`], and where the time went.
+    pub async fn encode_timed(
+        &self,
+        input: EncodeInput,
+        timeout: Option<Duration>,
+    ) -> Result<(Encoded, EncodeTimes), EncodeError> {
         let engine = &self.owner.engine;
         let (id, answer) = engine.submit(input, timeout)?;
         let mut waiting = WaitingInput {
@@ -361,6 +371,15 @@ impl Drop for WaitingInput<'_> {
             self.engine.inbox.abort(self.id);
         }
     }
+}
+
+/// Where the time of an encoded input went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeTimes {
+    /// From its submission to its batch.
+    pub queued: Duration,
+    /// Its batch.
+    pub computed: Duration,
 }
 
 /// Why an input was not encoded.

@@ -10,15 +10,15 @@ use scheduler::request::{Micros, Reject, RequestId};
 use tokio::sync::oneshot;
 
 use crate::beat::Beat;
-use crate::clock::{after, seconds};
+use crate::clock::{after, between, seconds};
 use crate::config::EncodeConfig;
 use crate::executor::{EncodeInput, Encoded, Encoder, ExecutorError};
 use crate::frame::{Frame, Work};
-use crate::handle::{EncodeError, Factory, Refusal};
+use crate::handle::{EncodeError, EncodeTimes, Factory, Refusal};
 use crate::inbox::{Inbox, Orders, lock};
 use crate::record::{EncoderMetrics, Outcome};
 
-type Answer = Result<Encoded, EncodeError>;
+type Answer = Result<(Encoded, EncodeTimes), EncodeError>;
 
 /// One input from its submission to its answer.
 #[derive(Debug)]
@@ -446,8 +446,13 @@ impl<'a> Life<'a> {
             .batch(seconds(begun, now), self.batch.len(), tokens);
         let mut jobs = engine.jobs(self.number)?;
         for (&id, encoded) in self.batch.iter().zip(self.encoded.drain(..)) {
+            let arrived = jobs.of.get(&id).map_or(begun, |job| job.arrived);
             let answer = if encoded.values.iter().all(|value| value.is_finite()) {
-                Ok(encoded)
+                let times = EncodeTimes {
+                    queued: between(arrived, begun),
+                    computed: between(begun, now),
+                };
+                Ok((encoded, times))
             } else {
                 engine.frame.metrics.not_finite();
                 Err(EncodeError::Failed)
