@@ -33,6 +33,8 @@ pub struct App {
     pub(crate) running: Running,
     /// One permit for each call of `Inference`.
     pub(crate) calls: Arc<Semaphore>,
+    /// One permit for each call that may wait for one of `calls` with its message at hand.
+    pub(crate) waiting: Semaphore,
     /// Ends answers that nobody reads.
     pub(crate) sweeper: Sweeper,
     pub(crate) ids: Ids,
@@ -46,6 +48,7 @@ impl App {
         Self {
             registry,
             calls: Arc::new(Semaphore::new(limits.calls_max)),
+            waiting: Semaphore::new(limits.calls_max),
             limits,
             lifecycle: Lifecycle::default(),
             metrics,

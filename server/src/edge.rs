@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::body::Body;
@@ -72,6 +73,21 @@ impl Context {
     pub(crate) fn take_place(&self, app: &App) -> Result<(), Fault> {
         self.place.hold(app.take_place()?);
         Ok(())
+    }
+
+    /// As [`Context::take_place`], but waits for one.
+    pub(crate) async fn await_place(&self, app: &App) -> Result<(), Fault> {
+        self.place.hold(self.wait_for_place(app).await?);
+        Ok(())
+    }
+
+    /// Waits until one request of a stream may run with the others.
+    pub(crate) async fn wait_for_place(&self, app: &App) -> Result<OwnedSemaphorePermit, Fault> {
+        let place = Arc::clone(&app.calls).acquire_owned();
+        let place = self.deadline.limit(place).await;
+        place
+            .ok_or_else(Fault::deadline)?
+            .map_err(|_| app.no_place())
     }
 }
 
@@ -162,7 +178,7 @@ impl Edge {
             return Err(Fault::draining());
         }
         // The place itself is taken once the message is there; this spares the wait for it.
-        if method.arrival() == Arrival::Message && self.app.calls.available_permits() == 0 {
+        if !method.waits() && self.app.calls.available_permits() == 0 {
             return Err(self.app.no_place());
         }
         Ok(Some(work))

@@ -9,9 +9,18 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::registry::{Ability, Served};
 
 /// The services of `paternoster.v1`, whose health is that of the whole server; `""` is the server.
 const SERVICES: [&str; 3] = ["", "paternoster.v1.Inference", "paternoster.v1.Control"];
+/// The services of `tei.v1` that need a model which is able to one of these; SERVING while one serves.
+const TEI_SERVICES: [(&str, &[Ability]); 3] = [
+    ("tei.v1.Embed", &[Ability::Embed, Ability::EmbedSparse]),
+    ("tei.v1.Predict", &[Ability::Classify]),
+    ("tei.v1.Rerank", &[Ability::Rerank]),
+];
+/// Those that need no engine: SERVING from the start until a drain.
+const TEI_ALWAYS: [&str; 2] = ["tei.v1.Info", "tei.v1.Tokenize"];
 /// SERVING while the process is worth keeping: no engine is down for good.
 const LIVENESS: &str = "liveness";
 
@@ -47,6 +56,7 @@ pub(crate) async fn reporter(app: &App) -> HealthReporter {
             .set_service_status(name_of(model.name()), ServingStatus::NotServing)
             .await;
     }
+    report_tei(&reporter, &[], ServingStatus::Serving).await;
     reporter
         .set_service_status(LIVENESS, ServingStatus::Serving)
         .await;
@@ -67,6 +77,10 @@ pub(crate) async fn follow(app: &App, reporter: &HealthReporter, stop: &Cancella
             let serving = status(engine.state() == Health::Serving);
             reporter.set_service_status(&engine.service, serving).await;
         }
+        let models = app.registry.models().iter().zip(&engines);
+        let serving = models.filter(|(_, engine)| engine.last == Health::Serving);
+        let serving: Vec<&Served> = serving.map(|(model, _)| model).collect();
+        report_tei(reporter, &serving, ServingStatus::Serving).await;
         let readiness = Readiness {
             ready: !engines.is_empty() && engines.iter().all(|e| e.last == Health::Serving),
             alive: engines.iter().all(|engine| engine.last != Health::Down),
@@ -84,6 +98,7 @@ pub(crate) async fn follow(app: &App, reporter: &HealthReporter, stop: &Cancella
 /// Says NOT_SERVING everywhere but under `liveness`: the first act of a drain.
 async fn stopped(app: &App, reporter: &HealthReporter) {
     report(reporter, Readiness::default()).await;
+    report_tei(reporter, &[], ServingStatus::NotServing).await;
     for model in app.registry.models() {
         reporter
             .set_service_status(name_of(model.name()), ServingStatus::NotServing)
@@ -101,6 +116,24 @@ async fn report(reporter: &HealthReporter, readiness: Readiness) {
     reporter
         .set_service_status(LIVENESS, status(readiness.alive))
         .await;
+}
+
+/// Reports the services of `tei.v1` by the models that serve.
+async fn report_tei(reporter: &HealthReporter, serving: &[&Served], always: ServingStatus) {
+    for service in TEI_ALWAYS {
+        reporter.set_service_status(service, always).await;
+    }
+    for (service, abilities) in TEI_SERVICES {
+        let able = |model: &&Served| match model {
+            Served::Encoder(encoder) => {
+                let mut abilities = abilities.iter();
+                abilities.any(|ability| ability.is_of(&encoder.task))
+            }
+            Served::Decoder(_) => false,
+        };
+        let serves = status(serving.iter().any(able));
+        reporter.set_service_status(service, serves).await;
+    }
 }
 
 async fn changed<F: Future<Output = ()> + Unpin>(changes: Vec<F>) {

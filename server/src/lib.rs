@@ -35,4 +35,5 @@ pub mod registry;
 pub mod serve;
 pub mod status;
 mod sweeper;
+mod tei;
 pub mod text;

@@ -15,6 +15,12 @@ pub const LOGIT_BIAS_MAX: usize = 1024;
 pub const EMBED_INPUTS_AT_ONCE: usize = 128;
 /// Requests of one embedding stream that are worked on at once.
 pub const EMBED_REQUESTS_AT_ONCE: usize = 8;
+/// Requests of a stream of `tei.v1` that are worked on at once; each has one input.
+pub const TEI_REQUESTS_AT_ONCE: usize = 64;
+/// As many, where an answer may be megabytes.
+pub const TEI_LARGE_REQUESTS_AT_ONCE: usize = 8;
+/// Texts of one `tei.v1.Rerank/RerankStream`.
+pub const TEI_RERANK_TEXTS_MAX: usize = 1 << 16;
 /// Tokens of one request to turn into text.
 pub const DETOKENIZE_TOKENS_MAX: usize = 1 << 20;
 /// Characters of a request id, of a tenant and of a cache salt.
@@ -44,7 +50,7 @@ pub struct Limits {
     pub logprobs_max: u32,
     /// Stop strings of one request.
     pub stop_strings_max: usize,
-    /// Inputs of one embedding request.
+    /// Inputs of one embedding request, and texts of one to classify or rank.
     pub embed_inputs_max: usize,
     /// Tokens of one prompt; `None` leaves it to the model.
     pub prompt_tokens_max: Option<u32>,

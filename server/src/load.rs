@@ -298,7 +298,11 @@ fn start_encoder(
     let (handle, completion) = engine::start_encoder(loader.encoder(), engine);
     let encoder = registry::Encoder {
         name: name.to_owned(),
-        facts: facts(info),
+        facts: Facts {
+            batch_tokens_max: limits.batch_tokens_max,
+            batch_inputs_max: limits.batch_inputs_max,
+            ..facts(info)
+        },
         handle,
         text: text.tools,
         task,
@@ -429,6 +433,7 @@ fn facts(info: &ModelInfo) -> Facts {
         },
         kv_bytes_per_token: info.kv_bytes_per_token,
         kv_block_tokens: BLOCK_TOKENS,
+        ..Facts::default()
     }
 }
 

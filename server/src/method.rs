@@ -14,7 +14,7 @@ pub(crate) enum Role {
 }
 
 /// Path, label and role; the last entry stands for everything else.
-const METHODS: [(&str, &str, Role); 26] = [
+const METHODS: [(&str, &str, Role); 43] = [
     ("/paternoster.v1.Inference/Generate", "Generate", Role::Work),
     ("/paternoster.v1.Inference/Complete", "Complete", Role::Work),
     ("/paternoster.v1.Inference/Embed", "Embed", Role::Work),
@@ -75,6 +75,51 @@ const METHODS: [(&str, &str, Role); 26] = [
         Role::Control,
     ),
     ("/paternoster.v1.Control/Drain", "Drain", Role::Control),
+    ("/tei.v1.Info/Info", "tei.Info", Role::Control),
+    ("/tei.v1.Embed/Embed", "tei.Embed", Role::Work),
+    ("/tei.v1.Embed/EmbedStream", "tei.EmbedStream", Role::Work),
+    ("/tei.v1.Embed/EmbedSparse", "tei.EmbedSparse", Role::Work),
+    (
+        "/tei.v1.Embed/EmbedSparseStream",
+        "tei.EmbedSparseStream",
+        Role::Work,
+    ),
+    ("/tei.v1.Embed/EmbedAll", "tei.EmbedAll", Role::Work),
+    (
+        "/tei.v1.Embed/EmbedAllStream",
+        "tei.EmbedAllStream",
+        Role::Work,
+    ),
+    ("/tei.v1.Predict/Predict", "tei.Predict", Role::Work),
+    ("/tei.v1.Predict/PredictPair", "tei.PredictPair", Role::Work),
+    (
+        "/tei.v1.Predict/PredictStream",
+        "tei.PredictStream",
+        Role::Work,
+    ),
+    (
+        "/tei.v1.Predict/PredictPairStream",
+        "tei.PredictPairStream",
+        Role::Work,
+    ),
+    ("/tei.v1.Rerank/Rerank", "tei.Rerank", Role::Work),
+    (
+        "/tei.v1.Rerank/RerankStream",
+        "tei.RerankStream",
+        Role::Work,
+    ),
+    ("/tei.v1.Tokenize/Tokenize", "tei.Tokenize", Role::Work),
+    (
+        "/tei.v1.Tokenize/TokenizeStream",
+        "tei.TokenizeStream",
+        Role::Work,
+    ),
+    ("/tei.v1.Tokenize/Decode", "tei.Decode", Role::Work),
+    (
+        "/tei.v1.Tokenize/DecodeStream",
+        "tei.DecodeStream",
+        Role::Work,
+    ),
     ("/grpc.health.v1.Health/Check", "HealthCheck", Role::Control),
     ("/grpc.health.v1.Health/Watch", "HealthWatch", Role::Control),
     ("/grpc.health.v1.Health/List", "HealthList", Role::Control),
@@ -109,10 +154,17 @@ impl Method {
 
     /// What its client sends.
     pub(crate) fn arrival(self) -> Arrival {
-        match self.label() {
-            "EmbedStream" | "Reflection" => Arrival::Stream,
-            _ => Arrival::Message,
+        let label = self.label();
+        if label.ends_with("Stream") || label == "Reflection" {
+            Arrival::Stream
+        } else {
+            Arrival::Message
         }
+    }
+
+    /// Whether it waits when all places are taken; others are refused at once.
+    pub(crate) fn waits(self) -> bool {
+        self.arrival() == Arrival::Stream || self.label() == "tei.Rerank"
     }
 
     /// What it is for.
@@ -127,13 +179,18 @@ mod tests {
 
     #[test]
     fn every_method_of_the_contract_is_known() {
-        let descriptors = prost_types::FileDescriptorSet::decode(proto::v1::FILE_DESCRIPTOR_SET);
+        let descriptors = prost_types::FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET);
         for file in descriptors.unwrap().file {
+            let prefix = match file.package() {
+                "tei.v1" => "tei.",
+                _ => "",
+            };
             for service in &file.service {
                 for method in &service.method {
                     let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                    assert_eq!(Method::of(&path).label(), method.name(), "{path}");
-                    let work = service.name() == "Inference";
+                    let label = format!("{prefix}{}", method.name());
+                    assert_eq!(Method::of(&path).label(), label, "{path}");
+                    let work = !matches!(service.name(), "Control" | "Info");
                     assert_eq!(Method::of(&path).role() == Role::Work, work, "{path}");
                     let stream = Method::of(&path).arrival() == Arrival::Stream;
                     assert_eq!(stream, method.client_streaming(), "{path}");

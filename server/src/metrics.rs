@@ -18,6 +18,8 @@ use crate::args::observability::MetricsCompat;
 pub(crate) const REQUESTS: &str = "paternoster_requests_total";
 /// Calls that failed, by method and reason.
 pub(crate) const CALL_ERRORS: &str = "paternoster_call_errors_total";
+/// Requests of streams that were answered, by method and code.
+pub(crate) const STREAM_MESSAGES: &str = "paternoster_stream_messages_total";
 /// The time of turning text into tokens.
 pub(crate) const TOKENIZE_SECONDS: &str = "paternoster_tokenize_seconds";
 /// What generations ask for, under vLLM's names.
@@ -51,6 +53,13 @@ pub const METRICS: &[Metric] = &[
         labels: &["method", "reason"],
         help: "Calls that did not end well, by the reason in their error's details; the status code \
                where there is none.",
+    },
+    Metric {
+        name: STREAM_MESSAGES,
+        kind: Kind::Counter,
+        labels: &["method", "code"],
+        help: "Requests of client streams that were answered, by method and status code; their call is one \
+               of paternoster_requests_total.",
     },
     Metric {
         name: TOKENIZE_SECONDS,
@@ -169,6 +178,11 @@ fn describe() {
     counter!(PANICS).absolute(0);
     gauge!(CONNECTIONS).set(0.0);
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// A request of a stream was answered.
+pub(crate) fn stream_message(method: &'static str, code: &'static str) {
+    counter!(STREAM_MESSAGES, "method" => method, "code" => code).increment(1);
 }
 
 /// A text became tokens, or was refused, in this time.

@@ -33,6 +33,12 @@ pub struct Facts {
     pub kv_bytes_per_token: u64,
     /// Tokens of one KV block.
     pub kv_block_tokens: u32,
+    /// Tokens of one batch of an encoder.
+    pub batch_tokens_max: u32,
+    /// Inputs of one batch of an encoder.
+    pub batch_inputs_max: u32,
+    /// The commit of its files, where they came from a hub; empty where it is not known.
+    pub revision: String,
 }
 
 /// Reads one of a model's text files by name; `None` if there is no such file.
@@ -106,6 +112,46 @@ pub enum Task {
     },
 }
 
+/// What may be asked of an encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ability {
+    /// A vector of a text.
+    Embed,
+    /// Vectors of its tokens.
+    EmbedTokens,
+    /// Weights of the vocabulary's words.
+    EmbedSparse,
+    /// Scores of labels.
+    Classify,
+    /// One score of a text beside a query.
+    Rerank,
+}
+
+impl Ability {
+    /// Whether an encoder for this task has it.
+    pub(crate) fn is_of(self, task: &Task) -> bool {
+        match task {
+            Task::Embed(_) => matches!(self, Self::Embed | Self::EmbedTokens),
+            Task::Sparse => matches!(self, Self::EmbedSparse | Self::EmbedTokens),
+            Task::Classify { labels } => match self {
+                Self::Classify => true,
+                Self::Rerank => labels.len() == 1,
+                _ => false,
+            },
+        }
+    }
+
+    /// What it is to use it.
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Embed | Self::EmbedTokens => "embed",
+            Self::EmbedSparse => "make sparse embeddings",
+            Self::Classify => "classify",
+            Self::Rerank => "rerank",
+        }
+    }
+}
+
 /// How an encoder makes one vector of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vectors {
@@ -113,6 +159,16 @@ pub struct Vectors {
     pub pooling: Pooling,
     /// Whether it scales vectors to length 1 by itself.
     pub normalize: bool,
+}
+
+impl Encoder {
+    /// The labels it scores; none where it is no classifier.
+    pub(crate) fn labels(&self) -> &[String] {
+        match &self.task {
+            Task::Classify { labels } => labels,
+            Task::Embed(_) | Task::Sparse => &[],
+        }
+    }
 }
 
 /// A model of any kind.
@@ -248,6 +304,31 @@ impl Registry {
             (Served::Encoder(encoder), Some(vectors)) => Ok((encoder, vectors)),
             _ => Err(wrong_task(model.name(), "embed")),
         }
+    }
+
+    /// The encoder of this name, which has this ability; the first one that has it where it is empty.
+    pub(crate) fn able(&self, name: &str, ability: Ability) -> Result<&Arc<Encoder>, Fault> {
+        if name.is_empty() {
+            let none = || not_found(format!("no served model can {}", ability.verb()));
+            return self.first_able(ability).ok_or_else(none);
+        }
+        match self.named(name)? {
+            Served::Encoder(encoder) if ability.is_of(&encoder.task) => Ok(encoder),
+            other => Err(wrong_task(other.name(), ability.verb())),
+        }
+    }
+
+    /// The first encoder that has this ability.
+    pub(crate) fn first_able(&self, ability: Ability) -> Option<&Arc<Encoder>> {
+        self.encoders().find(|encoder| ability.is_of(&encoder.task))
+    }
+
+    /// All encoders.
+    pub(crate) fn encoders(&self) -> impl Iterator<Item = &Arc<Encoder>> {
+        self.models.iter().filter_map(|model| match model {
+            Served::Encoder(encoder) => Some(encoder),
+            Served::Decoder(_) => None,
+        })
     }
 
     fn of_kind(

@@ -436,7 +436,9 @@ mod tests {
             include_str!("registry.rs"),
             include_str!("grpc/validate.rs"),
             include_str!("grpc/generate.rs"),
-            include_str!("grpc/embed.rs"),
+            include_str!("grpc/encoding.rs"),
+            include_str!("tei/mod.rs"),
+            include_str!("tei/tokenize.rs"),
             include_str!("grpc/tokenize.rs"),
         ];
         let upper = |c: char| c.is_ascii_uppercase() || c == '_';

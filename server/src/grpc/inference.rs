@@ -1,15 +1,14 @@
 //! The service `paternoster.v1.Inference`: each method hands over to its file.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
 use futures_util::stream;
 use proto::v1;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::generation::Generation;
-use super::{complete, embed, generate, tokenize};
+use super::streaming::Answers;
+use super::{complete, embed, generate, rank, tokenize};
 use crate::app::App;
 use crate::edge::Context;
 use crate::status::Fault;
@@ -38,14 +37,12 @@ impl Inference {
 }
 
 /// A message and what the edge knows of its call.
-fn parts<T>(mut request: Request<T>) -> Result<(Context, T), Status> {
+pub(crate) fn parts<T>(mut request: Request<T>) -> Result<(Context, T), Status> {
     let context = request.extensions_mut().remove::<Context>();
     // The edge gives one to every call; without it, nothing would bound this one.
     let context = context.ok_or_else(Fault::panic)?;
     Ok((context, request.into_inner()))
 }
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl v1::inference_server::Inference for Inference {
@@ -90,21 +87,27 @@ impl v1::inference_server::Inference for Inference {
     ) -> Result<Response<Self::EmbedStreamStream>, Status> {
         let (context, requests) = parts(request)?;
         let answers = embed::stream(Arc::clone(&self.app), context, requests);
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(answers))
     }
 
     async fn rerank(
         &self,
-        _request: Request<v1::RerankRequest>,
+        request: Request<v1::RerankRequest>,
     ) -> Result<Response<v1::RerankResponse>, Status> {
-        Err(Fault::method_not_built("Rerank").into())
+        let (context, message) = self.taken(request)?;
+        Ok(Response::new(
+            rank::rerank(&self.app, &context, message).await?,
+        ))
     }
 
     async fn classify(
         &self,
-        _request: Request<v1::ClassifyRequest>,
+        request: Request<v1::ClassifyRequest>,
     ) -> Result<Response<v1::ClassifyResponse>, Status> {
-        Err(Fault::method_not_built("Classify").into())
+        let (context, message) = self.taken(request)?;
+        Ok(Response::new(
+            rank::classify(&self.app, &context, message).await?,
+        ))
     }
 
     async fn tokenize(

@@ -1,19 +1,23 @@
-//! The services: `paternoster.v1`, health and reflection, as one set of routes.
+//! The services: `paternoster.v1`, `tei.v1`, health and reflection, as one set of routes.
 
 pub(crate) mod complete;
 pub(crate) mod control;
 pub(crate) mod embed;
+pub(crate) mod encoding;
 pub(crate) mod generate;
 pub(crate) mod generation;
 pub(crate) mod inference;
 pub(crate) mod model;
+pub(crate) mod rank;
+pub(crate) mod scores;
+pub(crate) mod streaming;
 pub(crate) mod tokenize;
 pub(crate) mod tokenizer_files;
 pub(crate) mod validate;
 
 use std::sync::Arc;
 
-use proto::v1::FILE_DESCRIPTOR_SET;
+use proto::FILE_DESCRIPTOR_SET;
 use proto::v1::control_server::ControlServer;
 use proto::v1::inference_server::InferenceServer;
 use tonic::service::Routes;
@@ -22,6 +26,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 use tonic_reflection::server::{Builder, Error};
 
 use crate::app::App;
+use crate::tei;
 use control::Control;
 use inference::Inference;
 
@@ -33,8 +38,8 @@ pub(crate) fn routes(app: &Arc<App>, health: &HealthReporter) -> Result<Routes, 
     let control = ControlServer::new(Control::new(Arc::clone(app)))
         .max_decoding_message_size(message_bytes_max);
     let health = HealthServer::new(HealthService::from_health_reporter(health.clone()));
-    Ok(Routes::new(inference)
-        .add_service(control)
+    let routes = Routes::new(inference).add_service(control);
+    Ok(tei::add_to(routes, app)
         .add_service(health)
         .add_service(reflected().build_v1()?)
         .add_service(reflected().build_v1alpha()?)

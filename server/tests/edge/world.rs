@@ -59,7 +59,41 @@ pub(crate) struct Plan {
     pub(crate) blocks: u32,
     /// What a step of the decoder may take.
     pub(crate) step_timeout: Duration,
+    /// Encoders beside `vectors`, after it.
+    pub(crate) more: Vec<More>,
 }
+
+/// One more encoder.
+pub(crate) struct More {
+    pub(crate) name: &'static str,
+    pub(crate) task: Task,
+    /// Values of its vectors; as many as there are labels.
+    pub(crate) width: u32,
+    pub(crate) input_tokens_max: u32,
+    pub(crate) waiting_max: u32,
+}
+
+impl More {
+    pub(crate) fn new(name: &'static str, task: Task) -> Self {
+        let width = match &task {
+            Task::Classify { labels } => labels.len() as u32,
+            Task::Embed(_) | Task::Sparse => WIDTH,
+        };
+        Self {
+            name,
+            task,
+            width,
+            input_tokens_max: INPUT_TOKENS_MAX,
+            waiting_max: 2048,
+        }
+    }
+}
+
+/// Vectors as most models make them.
+pub(crate) const VECTORS: Vectors = Vectors {
+    pooling: Pooling::Mean,
+    normalize: true,
+};
 
 impl Default for Plan {
     fn default() -> Self {
@@ -77,6 +111,7 @@ impl Default for Plan {
             clock: Arc::new(SystemClock::default()),
             blocks: 257,
             step_timeout: Timeouts::default().step,
+            more: Vec::new(),
         }
     }
 }
@@ -93,6 +128,8 @@ pub(crate) struct World {
     pub(crate) device: FakeDevice,
     /// The device of the encoder `vectors`.
     pub(crate) encoder: FakeDevice,
+    /// The devices of `Plan::more`.
+    pub(crate) more: Vec<FakeDevice>,
     pub(crate) shutdown: CancellationToken,
     server: JoinHandle<std::io::Result<()>>,
     files_read: Arc<AtomicUsize>,
@@ -116,31 +153,35 @@ impl World {
     }
 
     /// A server that listens.
-    pub(crate) async fn start(plan: Plan) -> Self {
+    pub(crate) async fn start(mut plan: Plan) -> Self {
+        let more = std::mem::take(&mut plan.more);
         let recorder = server::metrics::install(server::args::observability::MetricsCompat::Vllm);
-        let config = |blocks| FakeConfig {
+        let config = |blocks, width| FakeConfig {
             pool: Pool {
                 blocks,
                 block_tokens: NonZeroU32::new(16).unwrap(),
             },
             vocabulary: 97..123,
             latency: Duration::ZERO,
-            width: WIDTH,
+            width,
         };
-        let (device, encoder) = (
-            FakeDevice::new(config(plan.blocks)),
-            FakeDevice::new(config(2)),
-        );
+        let device = FakeDevice::new(config(plan.blocks, WIDTH));
         let files_read = Arc::new(AtomicUsize::new(0));
         let limits = plan.limits.clone();
         let text = |chat| text_tools(plan.tokenizer.clone(), chat, &files_read);
         let chat = ChatTemplate::from_config(TEMPLATE.as_bytes(), None).unwrap();
-        let embedder = embedder(&encoder, text(None));
+        let vectors = More::new("vectors", Task::Embed(VECTORS));
+        let encoders = std::iter::once(vectors).chain(more);
+        let encoders = encoders.map(|plan| {
+            let device = FakeDevice::new(config(2, plan.width));
+            let served = embedder(&device, text(None), plan);
+            (device, Served::Encoder(Arc::new(served)))
+        });
+        let (mut more, encoders): (Vec<_>, Vec<_>) = encoders.unzip();
+        let encoder = more.remove(0);
         let text = text(chat);
-        let models = vec![
-            Served::Decoder(Arc::new(decoder(&device, text, plan))),
-            Served::Encoder(Arc::new(embedder)),
-        ];
+        let mut models = vec![Served::Decoder(Arc::new(decoder(&device, text, plan)))];
+        models.extend(encoders);
         let registry = Registry::new(models).unwrap();
         let mut app = App::new(registry, limits, recorder);
         app.now = || TODAY;
@@ -159,6 +200,7 @@ impl World {
             app,
             device,
             encoder,
+            more,
             shutdown,
             server,
             files_read,
@@ -217,6 +259,16 @@ impl World {
             panic!("no decoder")
         };
         decoder
+    }
+
+    /// The encoder of this name.
+    pub(crate) fn encoder(&self, name: &str) -> &Encoder {
+        let models = self.app.registry.models().iter();
+        let mut encoders = models.filter_map(|model| match model {
+            Served::Encoder(encoder) => Some(encoder),
+            Served::Decoder(_) => None,
+        });
+        encoders.find(|encoder| encoder.name == name).unwrap()
     }
 
     /// How often a file of a tokenizer was asked for.
@@ -295,30 +347,30 @@ fn decoder(device: &FakeDevice, text: TextTools, plan: Plan) -> Decoder {
     }
 }
 
-fn embedder(device: &FakeDevice, text: TextTools) -> Encoder {
+fn embedder(device: &FakeDevice, text: TextTools, plan: More) -> Encoder {
     let limits = EncodeLimits {
-        batch_tokens_max: 256,
+        batch_tokens_max: 256.max(plan.input_tokens_max),
         batch_inputs_max: 8,
-        waiting_max: 2048,
-        input_tokens_max: INPUT_TOKENS_MAX,
+        waiting_max: plan.waiting_max,
+        input_tokens_max: plan.input_tokens_max,
     };
-    let config = EncodeConfig::new("vectors", limits);
+    let config = EncodeConfig::new(plan.name, limits);
     let (handle, _completion) = engine::start_encoder(device.encoders(), config);
     let facts = Facts {
+        dtype: "f32".to_owned(),
         vocab_size: VOCABULARY,
-        context_tokens_max: INPUT_TOKENS_MAX,
-        width: WIDTH,
+        context_tokens_max: plan.input_tokens_max,
+        width: plan.width,
+        batch_tokens_max: limits.batch_tokens_max,
+        batch_inputs_max: limits.batch_inputs_max,
         ..Facts::default()
     };
     Encoder {
-        name: "vectors".to_owned(),
+        name: plan.name.to_owned(),
         facts,
         handle,
         text,
-        task: Task::Embed(Vectors {
-            pooling: Pooling::Mean,
-            normalize: true,
-        }),
+        task: plan.task,
         prompts: [("query".to_owned(), "query: ".to_owned())].into(),
         default_prompt: None,
     }
