@@ -16,6 +16,11 @@ pub fn gelu_tanh_mul(compute: &mut Compute, gate_up: &[f32], ffn: usize, out: &m
     gated(compute, Function::GeluTanh, gate_up, ffn, out);
 }
 
+/// `out = gelu(gate) * up` by the error function, for rows `[gate | up]` of `2 * ffn` elements.
+pub fn gelu_erf_mul(compute: &mut Compute, gate_up: &[f32], ffn: usize, out: &mut [f32]) {
+    gated(compute, Function::GeluErf, gate_up, ffn, out);
+}
+
 /// `x = gelu(x)` by the error function, in place.
 pub fn gelu_erf(compute: &mut Compute, x: &mut [f32]) {
     in_place(compute, Function::GeluErf, x);
@@ -26,6 +31,16 @@ pub fn gelu_tanh(compute: &mut Compute, x: &mut [f32]) {
     in_place(compute, Function::GeluTanh, x);
 }
 
+/// `x = max(x, 0)`, in place; what is not a number stays so.
+pub fn relu(compute: &mut Compute, x: &mut [f32]) {
+    in_place(compute, Function::Relu, x);
+}
+
+/// `x = tanh(x)`, in place.
+pub fn tanh(compute: &mut Compute, x: &mut [f32]) {
+    in_place(compute, Function::Tanh, x);
+}
+
 /// An activation that a linear layer applies to its outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -33,6 +48,10 @@ pub enum Activation {
     GeluErf,
     /// Gelu in the tanh form.
     GeluTanh,
+    /// The larger of the value and 0.
+    Relu,
+    /// The hyperbolic tangent.
+    Tanh,
 }
 
 impl From<Activation> for Function {
@@ -40,6 +59,8 @@ impl From<Activation> for Function {
         match activation {
             Activation::GeluErf => Self::GeluErf,
             Activation::GeluTanh => Self::GeluTanh,
+            Activation::Relu => Self::Relu,
+            Activation::Tanh => Self::Tanh,
         }
     }
 }
@@ -49,6 +70,8 @@ pub(crate) enum Function {
     Silu,
     GeluTanh,
     GeluErf,
+    Relu,
+    Tanh,
 }
 
 impl Function {
@@ -63,6 +86,8 @@ impl Function {
                 simd.mul(x, math::sigmoid(simd, simd.mul(x, inner)))
             }
             Self::GeluErf => simd.mul(x, math::normal(simd, x)),
+            Self::Relu => simd.max(simd.splat(0.0), x),
+            Self::Tanh => math::tanh(simd, x),
         }
     }
 }

@@ -155,6 +155,42 @@ pub fn add_layer_norm(
     });
 }
 
+/// `residual += x; out = norm(residual)`, row by row: the order of networks that norm before a
+/// block.
+pub fn add_then_layer_norm(
+    compute: &mut Compute,
+    residual: &mut [f32],
+    x: &[f32],
+    norm: &LayerNorm<'_>,
+    out: &mut [f32],
+) {
+    let width = norm.weight.len();
+    check(x.len(), out.len(), width);
+    check(x.len(), residual.len(), width);
+    assert_eq!(norm.bias.len(), width, "bias beside weight");
+    let level = compute.level();
+    let rows = x.len() / width;
+    let (residual, out) = (SharedMut::new(residual), SharedMut::new(out));
+    compute.run_chunks(rows, 2 * width, &|rows| {
+        for row in rows {
+            let columns = row * width..(row + 1) * width;
+            // SAFETY: each row belongs to one task.
+            let residual = unsafe { residual.slice(columns.clone()) };
+            // SAFETY: each row belongs to one task.
+            let out = unsafe { out.slice(columns.clone()) };
+            vectorize(
+                level,
+                Add {
+                    to: residual,
+                    x: &x[columns],
+                },
+            );
+            out.copy_from_slice(residual);
+            vectorize(level, Layer { norm, row: out });
+        }
+    });
+}
+
 fn check(x: usize, other: usize, width: usize) {
     assert!(
         width > 0 && x.is_multiple_of(width),

@@ -49,6 +49,10 @@ fn norms_match_the_definition() {
             norm::add_layer_norm(compute, &mut residual, &other, &layer);
             let expected = plain::layer(&sum, &weight, &bias, f64::from(eps));
             assert_close(&residual, &expected, 4e-6, &what);
+            let mut residual = x.clone();
+            norm::add_then_layer_norm(compute, &mut residual, &other, &layer, &mut out);
+            assert_same_bits(&residual, &sum, &what);
+            assert_close(&out, &expected, 4e-6, &what);
         }
     });
 }
@@ -150,6 +154,15 @@ fn activations_match_the_definition() {
         let mut ours = x.clone();
         activation::gelu_tanh(compute, &mut ours);
         assert_function(&ours[1..], &map(plain::gelu_tanh)[1..], 1e-5, "gelu tanh");
+        let mut ours = x.clone();
+        activation::tanh(compute, &mut ours);
+        assert_close(&ours, &map(f64::tanh), 3e-7, "tanh");
+        let mut ours = x.clone();
+        activation::relu(compute, &mut ours);
+        assert_close(&ours, &map(|x| x.max(0.0)), 0.0, "relu");
+        let mut lost = [f32::NAN, 1.0];
+        activation::relu(compute, &mut lost);
+        assert!(lost[0].is_nan(), "relu hides no failure");
         for ffn in [1, 17, 100] {
             let rows = x.len() / ffn / 2;
             let gate_up = &x[..rows * 2 * ffn];
@@ -168,6 +181,8 @@ fn activations_match_the_definition() {
             assert_function(&out, &expect(plain::silu), 1e-6, "silu");
             activation::gelu_tanh_mul(compute, gate_up, ffn, &mut out);
             assert_function(&out, &expect(plain::gelu_tanh), 1e-5, "gelu tanh mul");
+            activation::gelu_erf_mul(compute, gate_up, ffn, &mut out);
+            assert_function(&out, &expect(plain::gelu_erf), tail, "gelu erf mul");
         }
     });
 }
@@ -194,11 +209,13 @@ fn rows_do_not_know_each_other() {
                 x.to_vec(),
                 x.to_vec(),
                 vec![0.0; x.len() / 2],
+                vec![0.0; x.len()],
             ];
             norm::rms_norm(compute, x, &rms, &mut outs[0]);
             norm::add_layer_norm(compute, &mut outs[1], x, &layer);
             activation::gelu_erf(compute, &mut outs[2]);
             activation::silu_mul(compute, x, width / 2, &mut outs[3]);
+            norm::add_then_layer_norm(compute, &mut x.to_vec(), x, &layer, &mut outs[4]);
             outs
         };
         for threads in 1..=3 {

@@ -2,7 +2,7 @@
 
 use crate::{assert_close, assert_same_bits, each_level, plain, random};
 use half::bf16;
-use kernels::activation::{Activation, gelu_erf, gelu_tanh};
+use kernels::activation::{Activation, gelu_erf, gelu_tanh, relu, tanh};
 use kernels::embedding::Embedding;
 use kernels::linear::{Linear, LinearShape};
 use kernels::{Compute, Level};
@@ -116,6 +116,14 @@ fn an_activation_changes_no_bit_of_its_own() {
                     layer.forward(compute, &x, &mut apart);
                     gelu_tanh(compute, &mut apart);
                     layer.forward_activated(compute, &x, Activation::GeluTanh, &mut fused);
+                    assert_same_bits(&fused, &apart, "gelu tanh");
+                    layer.forward(compute, &x, &mut apart);
+                    relu(compute, &mut apart);
+                    layer.forward_activated(compute, &x, Activation::Relu, &mut fused);
+                    assert_same_bits(&fused, &apart, "relu");
+                    layer.forward(compute, &x, &mut apart);
+                    tanh(compute, &mut apart);
+                    layer.forward_activated(compute, &x, Activation::Tanh, &mut fused);
                     assert_same_bits(&fused, &apart, "tanh");
                 }
             }
