@@ -1,7 +1,7 @@
 //! The decoder: every family's network, driven by its spec.
 
 use engine::executor::Progress;
-use kernels::activation::{gelu_tanh_mul, silu_mul};
+use kernels::activation::{gelu_erf_mul, gelu_tanh_mul, silu_mul};
 use kernels::attention::{AttentionShape, PagedBatch, Segment, paged_attention};
 use kernels::embedding::Embedding;
 use kernels::kv::{KvCache, KvRows, KvShape};
@@ -341,6 +341,7 @@ impl Decoder {
             match spec.activation {
                 GatedActivation::Silu => silu_mul(compute, gate_up, spec.ffn, gated),
                 GatedActivation::GeluTanh => gelu_tanh_mul(compute, gate_up, spec.ffn, gated),
+                GatedActivation::GeluErf => gelu_erf_mul(compute, gate_up, spec.ffn, gated),
             }
             layer.down.forward(compute, gated, y);
         }

@@ -1,16 +1,19 @@
-//! The encoder: BERT-style networks over packed inputs, driven by a spec, and pooling.
+//! The encoder: every family's network over packed inputs, driven by its spec.
 
 use engine::executor::{EncodeInput, Encoded, Encoder, ExecutorError, Output, Pooling, Progress};
+use kernels::activation::{gelu_erf_mul, gelu_tanh_mul, silu_mul};
 use kernels::attention::{AttentionShape, Packed, packed_attention};
 use kernels::embedding::Embedding;
 use kernels::linear::Linear;
-use kernels::norm::{LayerNorm, add_layer_norm, layer_norm};
-use kernels::{Compute, Rows};
+use kernels::norm::{LayerNorm, add_layer_norm, add_then_layer_norm, layer_norm};
+use kernels::rope::RopeTable;
+use kernels::{Compute, Rows, RowsMut};
 use scheduler::request::Token;
 
+use crate::head::{Head, Run};
 use crate::load::LoadError;
 use crate::source::{Part, Source};
-use crate::spec::EncoderSpec;
+use crate::spec::{EncoderHead, EncoderSpec, GatedActivation, Mlp, Norms, Positions};
 
 /// A network with its weights, on CPU threads of its own.
 #[derive(Debug)]
@@ -18,28 +21,51 @@ pub(crate) struct CpuEncoder {
     /// Told of every layer.
     progress: Progress,
     spec: EncoderSpec,
-    tokens: Embedding,
-    positions: Embedding,
-    segments: Embedding,
+    tokens: Tokens,
+    order: Order,
+    segments: Option<Embedding>,
     norm: Norm,
     layers: Vec<Layer>,
+    head: Head,
     compute: Compute,
     inputs: Inputs,
     buffers: Buffers,
 }
 
+/// The token embedding.
 #[derive(Debug)]
-struct Layer {
-    qkv: Linear,
-    output: Linear,
-    attention_norm: Norm,
-    up: Linear,
-    down: Linear,
-    ffn_norm: Norm,
+enum Tokens {
+    Table(Embedding),
+    /// It is the head's last layer too.
+    Tied(Linear),
+}
+
+/// How tokens get their positions.
+#[derive(Debug)]
+enum Order {
+    Table(Embedding),
+    Rotary {
+        full: RopeTable,
+        windowed: RopeTable,
+    },
 }
 
 #[derive(Debug)]
-struct Norm {
+struct Layer {
+    window: Option<u32>,
+    qkv: Linear,
+    output: Linear,
+    /// Of the sum with the attention's output: it closes this block or opens the next.
+    after_attention: Norm,
+    up: Linear,
+    down: Linear,
+    /// Of the sum with the MLP's output.
+    after_ffn: Norm,
+}
+
+/// A layer norm's weights; a bias that is not there is all zeros.
+#[derive(Debug)]
+pub(crate) struct Norm {
     weight: Vec<f32>,
     bias: Vec<f32>,
 }
@@ -59,79 +85,77 @@ struct Buffers {
     /// The embeddings' sum before its norm, then what a block adds to the residual.
     update: Vec<f32>,
     residual: Vec<f32>,
+    /// What blocks read where norms stand before them.
+    normed: Vec<f32>,
     qkv: Vec<f32>,
     attended: Vec<f32>,
-    ffn: Vec<f32>,
+    up: Vec<f32>,
+    gated: Vec<f32>,
 }
 
 impl CpuEncoder {
-    /// Packs the weights; names of tensors start with `prefix`.
+    /// Packs the weights; names of the network's own tensors start with `prefix`. `modules` are the
+    /// sources of the head's modules, in their order.
     pub(crate) fn load(
         spec: &EncoderSpec,
-        source: &mut Source,
+        (source, modules): (&mut Source, Vec<Source>),
         prefix: &str,
         compute: Compute,
     ) -> Result<Self, LoadError> {
-        let mut table = |name: &str, rows| {
-            source.embedding(
-                &format!("{prefix}embeddings.{name}_embeddings.weight"),
-                rows,
-                spec.hidden,
-            )
+        let at = |name: &str| format!("{prefix}{name}");
+        let (names, hidden) = (spec.names, spec.hidden);
+        let tokens = Tokens::load(spec, source, &at(names.tokens))?;
+        let order = Order::load(spec, source, &at(names.positions))?;
+        let segments = match spec.segments {
+            0 => None,
+            rows => {
+                let table = format!("{prefix}{}.weight", names.segments);
+                Some(source.embedding(&table, rows, hidden)?)
+            }
         };
-        let tokens = table("word", spec.vocab)?;
-        let positions = table("position", spec.positions)?;
-        let segments = table("token_type", spec.segments)?;
-        let norm = Norm::load(
-            source,
-            &format!("{prefix}embeddings.LayerNorm"),
-            spec.hidden,
-        )?;
-        let largest = spec.hidden * spec.ffn.max(3 * spec.hidden);
-        let layers = source.layers(spec.layers, largest, |source, layer| {
-            Layer::load(spec, source, &format!("{prefix}encoder.layer.{layer}."))
+        let norm = Norm::load(source, &at(names.embedding_norm), spec)?;
+        let head = Head::load(spec, source, modules)?;
+        let largest = hidden * spec.up_rows().max(3 * hidden);
+        let layers = source.layers(spec.windows.len(), largest, |source, layer| {
+            Layer::load(spec, source, prefix, layer)
         })?;
-        let (inputs, buffers) = (Inputs::default(), Buffers::default());
-        let spec = spec.clone();
         Ok(Self {
             progress: Progress::default(),
-            spec,
+            spec: spec.clone(),
             tokens,
-            positions,
+            order,
             segments,
             norm,
             layers,
+            head,
             compute,
-            inputs,
-            buffers,
+            inputs: Inputs::default(),
+            buffers: Buffers::default(),
         })
     }
 
     /// Encodes a run of the usual size, so that the first one finds code and memory in place.
     pub(crate) fn warm_up(&mut self) {
-        let tokens = self.spec.positions.min(RUN_ROWS_MAX);
+        let tokens = self.spec.context().min(RUN_ROWS_MAX);
         let input = EncodeInput {
             tokens: vec![Token(0); tokens].into(),
             segments: [].into(),
-            output: Output::Pooled(Pooling::Mean),
+            output: match self.spec.head {
+                EncoderHead::Vectors(_) => Output::Pooled(Pooling::Mean),
+                EncoderHead::Classifier(_) => Output::Scores,
+                EncoderHead::Vocabulary(_) => Output::Sparse,
+            },
         };
         let inputs = vec![input; RUN_ROWS_MAX / tokens];
         self.encode_run(&inputs, &mut Vec::new());
     }
 
-    /// Computes all layers; the result stands in the first rows of `buffers.residual`.
+    /// Computes all layers; the result stands in the first rows of `buffers.residual`, or of
+    /// `buffers.normed` where norms stand before blocks.
     fn forward(&mut self) {
         let rows = self.inputs.tokens.len();
         self.buffers.grow(&self.spec, rows);
-        let (compute, eps) = (&mut self.compute, self.spec.norm_eps);
-        let update = &mut self.buffers.update[..rows * self.spec.hidden];
-        let residual = &mut self.buffers.residual[..rows * self.spec.hidden];
-        self.tokens.gather(compute, &self.inputs.tokens, update);
-        self.positions
-            .gather_add(compute, &self.inputs.positions, update);
-        self.segments
-            .gather_add(compute, &self.inputs.segments, update);
-        layer_norm(compute, update, &self.norm.at(eps), residual);
+        self.embed(rows);
         for index in 0..self.layers.len() {
             self.progress.made();
             self.attention(index, rows);
@@ -141,44 +165,77 @@ impl CpuEncoder {
 
     /// Appends the results of inputs that are few enough to go through the network together.
     fn encode_run(&mut self, inputs: &[EncodeInput], encoded: &mut Vec<Encoded>) {
-        self.inputs.fill(inputs, self.spec.positions);
+        self.inputs.fill(inputs, &self.spec);
         self.forward();
-        let hidden = self.spec.hidden;
-        for (input, ends) in inputs.iter().zip(self.inputs.cu_lengths.windows(2)) {
-            let rows = ends[0] as usize * hidden..ends[1] as usize * hidden;
-            let rows = &self.buffers.residual[rows];
-            let values = match input.output {
-                Output::Pooled(pooling) => pool(rows, hidden, pooling),
-                Output::Tokens => rows.to_vec(),
-                Output::Scores | Output::Sparse => {
-                    unreachable!("{:?} without a head", input.output)
-                }
-            };
-            encoded.push(Encoded {
-                values,
-                width: hidden as u32,
-                places: Vec::new(),
-            });
+        let rows = match self.spec.norms {
+            Norms::After => &self.buffers.residual,
+            Norms::Before => &self.buffers.normed,
+        };
+        let words = match &self.tokens {
+            Tokens::Table(_) => None,
+            Tokens::Tied(words) => Some(words),
+        };
+        let run = Run {
+            inputs,
+            cu_lengths: &self.inputs.cu_lengths,
+            rows: &rows[..self.inputs.tokens.len() * self.spec.hidden],
+            hidden: self.spec.hidden,
+            words,
+            progress: &self.progress,
+        };
+        self.head.finish(&mut self.compute, &run, encoded);
+    }
+
+    fn embed(&mut self, rows: usize) {
+        let (compute, inputs) = (&mut self.compute, &self.inputs);
+        let elements = rows * self.spec.hidden;
+        let update = &mut self.buffers.update[..elements];
+        let residual = &mut self.buffers.residual[..elements];
+        match &self.tokens {
+            Tokens::Table(table) => table.gather(compute, &inputs.tokens, update),
+            Tokens::Tied(words) => words.gather(compute, &inputs.tokens, update),
+        }
+        if let Order::Table(table) = &self.order {
+            table.gather_add(compute, &inputs.positions, update);
+        }
+        if let Some(segments) = &self.segments {
+            segments.gather_add(compute, &inputs.segments, update);
+        }
+        layer_norm(compute, update, &self.norm.at(self.spec.norm_eps), residual);
+        if self.spec.norms == Norms::Before {
+            self.buffers.normed[..elements].copy_from_slice(residual);
         }
     }
 
     fn attention(&mut self, index: usize, rows: usize) {
         let (layer, spec) = (&self.layers[index], &self.spec);
         let (compute, hidden) = (&mut self.compute, self.spec.hidden);
-        let residual = &mut self.buffers.residual[..rows * hidden];
-        let update = &mut self.buffers.update[..rows * hidden];
-        let qkv = &mut self.buffers.qkv[..rows * 3 * hidden];
-        let attended = &mut self.buffers.attended[..rows * hidden];
+        let buffers = &mut self.buffers;
+        let qkv = &mut buffers.qkv[..rows * 3 * hidden];
+        let attended = &mut buffers.attended[..rows * hidden];
         let head_dim = hidden / spec.heads;
         let shape = AttentionShape {
             heads: spec.heads,
             kv_heads: spec.heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
-            window: None,
+            window: layer.window,
             softcap: None,
         };
-        layer.qkv.forward(compute, residual, qkv);
+        let x = match spec.norms {
+            Norms::After => &buffers.residual,
+            Norms::Before => &buffers.normed,
+        };
+        layer.qkv.forward(compute, &x[..rows * hidden], qkv);
+        if let Order::Rotary { full, windowed } = &self.order {
+            let table = if layer.window.is_some() {
+                windowed
+            } else {
+                full
+            };
+            let mut heads = RowsMut::new(qkv, 3 * hidden, 0, 2 * hidden);
+            table.apply(compute, &mut heads, head_dim, &self.inputs.positions);
+        }
         let packed = Packed {
             q: Rows::new(qkv, 3 * hidden, 0, hidden),
             k: Rows::new(qkv, 3 * hidden, hidden, hidden),
@@ -186,22 +243,59 @@ impl CpuEncoder {
             cu_lengths: &self.inputs.cu_lengths,
         };
         packed_attention(compute, &shape, &packed, attended);
+        let update = &mut buffers.update[..rows * hidden];
         layer.output.forward(compute, attended, update);
-        let norm = layer.attention_norm.at(spec.norm_eps);
-        add_layer_norm(compute, residual, update, &norm);
+        settle(compute, spec, buffers, &layer.after_attention, rows);
     }
 
     fn mlp(&mut self, index: usize, rows: usize) {
         let (layer, spec) = (&self.layers[index], &self.spec);
-        let compute = &mut self.compute;
-        let residual = &mut self.buffers.residual[..rows * spec.hidden];
-        let update = &mut self.buffers.update[..rows * spec.hidden];
-        let ffn = &mut self.buffers.ffn[..rows * spec.ffn];
-        layer
-            .up
-            .forward_activated(compute, residual, spec.activation, ffn);
-        layer.down.forward(compute, ffn, update);
-        add_layer_norm(compute, residual, update, &layer.ffn_norm.at(spec.norm_eps));
+        let (compute, buffers) = (&mut self.compute, &mut self.buffers);
+        let up = &mut buffers.up[..rows * spec.up_rows()];
+        let update = &mut buffers.update[..rows * spec.hidden];
+        let x = match spec.norms {
+            Norms::After => &buffers.residual,
+            Norms::Before => &buffers.normed,
+        };
+        let x = &x[..rows * spec.hidden];
+        match spec.mlp {
+            Mlp::Plain(activation) => {
+                layer.up.forward_activated(compute, x, activation, up);
+                layer.down.forward(compute, up, update);
+            }
+            Mlp::Gated(gate) => {
+                layer.up.forward(compute, x, up);
+                let gated = &mut buffers.gated[..rows * spec.ffn];
+                match gate {
+                    GatedActivation::Silu => silu_mul(compute, up, spec.ffn, gated),
+                    GatedActivation::GeluErf => gelu_erf_mul(compute, up, spec.ffn, gated),
+                    GatedActivation::GeluTanh => gelu_tanh_mul(compute, up, spec.ffn, gated),
+                }
+                layer.down.forward(compute, gated, update);
+            }
+        }
+        settle(compute, spec, buffers, &layer.after_ffn, rows);
+    }
+}
+
+/// Adds a block's update to the residual, and norms.
+fn settle(
+    compute: &mut Compute,
+    spec: &EncoderSpec,
+    buffers: &mut Buffers,
+    norm: &Norm,
+    rows: usize,
+) {
+    let norm = norm.at(spec.norm_eps);
+    let elements = rows * spec.hidden;
+    let residual = &mut buffers.residual[..elements];
+    let update = &buffers.update[..elements];
+    match spec.norms {
+        Norms::After => add_layer_norm(compute, residual, update, &norm),
+        Norms::Before => {
+            let normed = &mut buffers.normed[..elements];
+            add_then_layer_norm(compute, residual, update, &norm, normed);
+        }
     }
 }
 
@@ -237,7 +331,13 @@ fn run_length(inputs: &[EncodeInput]) -> usize {
 }
 
 impl Inputs {
-    fn fill(&mut self, inputs: &[EncodeInput], positions_max: usize) {
+    fn fill(&mut self, inputs: &[EncodeInput], spec: &EncoderSpec) {
+        let tokens_max = spec.context();
+        let first = match spec.positions {
+            Positions::Table { first, .. } => first as u32,
+            Positions::Rotary { .. } => 0,
+        };
+        let last_segment = spec.segments.saturating_sub(1) as u32;
         self.tokens.clear();
         self.positions.clear();
         self.segments.clear();
@@ -246,17 +346,18 @@ impl Inputs {
         for input in inputs {
             let tokens = input.tokens.len();
             assert!(
-                tokens <= positions_max,
-                "{tokens} tokens, at most {positions_max}"
+                tokens <= tokens_max,
+                "{tokens} tokens, at most {tokens_max}"
             );
             self.tokens.extend(input.tokens.iter().map(|token| token.0));
-            self.positions.extend(0..tokens as u32);
+            self.positions.extend(first..first + tokens as u32);
             if input.segments.is_empty() {
                 self.segments.extend(std::iter::repeat_n(0, tokens));
             } else {
                 assert_eq!(input.segments.len(), tokens, "one segment id a token");
+                let segments = input.segments.iter().copied().map(u32::from);
                 self.segments
-                    .extend(input.segments.iter().map(|&segment| u32::from(segment)));
+                    .extend(segments.map(|segment| segment.min(last_segment)));
             }
             self.cu_lengths.push(self.tokens.len() as u32);
         }
@@ -273,74 +374,117 @@ impl Buffers {
         grow(&mut self.residual, spec.hidden);
         grow(&mut self.qkv, 3 * spec.hidden);
         grow(&mut self.attended, spec.hidden);
-        grow(&mut self.ffn, spec.ffn);
+        grow(&mut self.up, spec.up_rows());
+        if spec.norms == Norms::Before {
+            grow(&mut self.normed, spec.hidden);
+        }
+        if let Mlp::Gated(_) = spec.mlp {
+            grow(&mut self.gated, spec.ffn);
+        }
+    }
+}
+
+impl Tokens {
+    fn load(spec: &EncoderSpec, source: &mut Source, name: &str) -> Result<Self, LoadError> {
+        let EncoderHead::Vocabulary(head) = &spec.head else {
+            let table = source.embedding(&format!("{name}.weight"), spec.vocab, spec.hidden)?;
+            return Ok(Self::Table(table));
+        };
+        let words = Part {
+            name: name.to_owned(),
+            outputs: spec.vocab,
+        };
+        source
+            .linear_and_bias(words, spec.hidden, head.bias)
+            .map(Self::Tied)
+    }
+}
+
+impl Order {
+    fn load(spec: &EncoderSpec, source: &mut Source, name: &str) -> Result<Self, LoadError> {
+        match &spec.positions {
+            Positions::Table { rows, .. } => source
+                .embedding(&format!("{name}.weight"), *rows, spec.hidden)
+                .map(Self::Table),
+            Positions::Rotary {
+                context,
+                full,
+                windowed,
+            } => {
+                let frequencies = |rope: &crate::spec::Rope| {
+                    let head_dim = spec.hidden / spec.heads;
+                    RopeTable::new(&rope.inverse_frequencies(head_dim), 1.0, *context)
+                };
+                Ok(Self::Rotary {
+                    full: frequencies(full),
+                    windowed: frequencies(windowed),
+                })
+            }
+        }
     }
 }
 
 impl Layer {
-    fn load(spec: &EncoderSpec, source: &mut Source, at: &str) -> Result<Self, LoadError> {
-        let part = |name: &str, outputs| Part {
-            name: format!("{at}{name}"),
-            outputs,
+    fn load(
+        spec: &EncoderSpec,
+        source: &mut Source,
+        prefix: &str,
+        layer: usize,
+    ) -> Result<Self, LoadError> {
+        let (names, hidden) = (spec.names, spec.hidden);
+        let linear = |source: &mut Source, tensors: &[&str], outputs: usize, inputs: usize| {
+            let part = |name: &&str| Part {
+                name: format!("{prefix}{}{layer}.{name}", names.layer),
+                outputs: outputs / tensors.len(),
+            };
+            let parts: Vec<Part> = tensors.iter().map(part).collect();
+            if spec.bias.linear {
+                source.biased(&parts, inputs)
+            } else {
+                source.linear(&parts, inputs)
+            }
         };
-        let hidden = spec.hidden;
-        let qkv =
-            ["query", "key", "value"].map(|name| part(&format!("attention.self.{name}"), hidden));
-        let norm =
-            |source: &mut Source, name: &str| Norm::load(source, &format!("{at}{name}"), hidden);
+        let norm = |source: &mut Source, name: String| {
+            Norm::load(source, &format!("{prefix}{name}"), spec)
+        };
         Ok(Self {
-            qkv: source.biased(&qkv, hidden)?,
-            output: source.biased(&[part("attention.output.dense", hidden)], hidden)?,
-            attention_norm: norm(source, "attention.output.LayerNorm")?,
-            up: source.biased(&[part("intermediate.dense", spec.ffn)], hidden)?,
-            down: source.biased(&[part("output.dense", hidden)], spec.ffn)?,
-            ffn_norm: norm(source, "output.LayerNorm")?,
+            window: spec.windows[layer],
+            qkv: linear(source, names.qkv, 3 * hidden, hidden)?,
+            output: linear(source, &[names.output], hidden, hidden)?,
+            after_attention: norm(source, spec.after_attention(layer))?,
+            up: linear(source, names.up, spec.up_rows(), hidden)?,
+            down: linear(source, &[names.down], hidden, spec.ffn)?,
+            after_ffn: norm(source, spec.after_ffn(layer))?,
         })
     }
 }
 
 impl Norm {
-    fn load(source: &mut Source, name: &str, width: usize) -> Result<Self, LoadError> {
+    /// A norm of rows of the hidden width.
+    pub(crate) fn load(
+        source: &mut Source,
+        name: &str,
+        spec: &EncoderSpec,
+    ) -> Result<Self, LoadError> {
+        let width = spec.hidden;
         let mut bias = Vec::with_capacity(width);
-        source.shift(&format!("{name}.bias"), width, &mut bias)?;
+        if spec.bias.norm {
+            source.shift(&format!("{name}.bias"), width, &mut bias)?;
+        } else {
+            bias.resize(width, 0.0);
+        }
         let weight = source.scale(&format!("{name}.weight"), width)?;
         Ok(Self { weight, bias })
     }
 
-    fn at(&self, eps: f32) -> LayerNorm<'_> {
+    /// With what is added to the variance.
+    pub(crate) fn at(&self, eps: f32) -> LayerNorm<'_> {
         LayerNorm {
             weight: &self.weight,
             bias: &self.bias,
             eps,
         }
     }
-}
-
-/// One vector made of the rows of an input; zeros when it has none.
-fn pool(rows: &[f32], width: usize, pooling: Pooling) -> Vec<f32> {
-    let mut vector = vec![0.0; width];
-    let mut rows = rows.chunks_exact(width);
-    match pooling {
-        Pooling::Cls => rows
-            .next()
-            .into_iter()
-            .for_each(|row| vector.copy_from_slice(row)),
-        Pooling::LastToken => {
-            rows.next_back()
-                .into_iter()
-                .for_each(|row| vector.copy_from_slice(row));
-        }
-        Pooling::Mean => {
-            let count = rows.len().max(1) as f32;
-            for row in rows {
-                vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-            }
-            for sum in &mut vector {
-                *sum /= count;
-            }
-        }
-    }
-    vector
 }
 
 /// 512: a row of MiniLM takes 15 KiB of activations, so that a run stays in a third-level cache of
@@ -350,73 +494,102 @@ const RUN_ROWS_MAX: usize = 512;
 
 #[cfg(test)]
 mod tests {
-    use kernels::activation::Activation;
-
     use super::*;
+    use crate::config::Config;
+    use crate::registry;
     use crate::source::{Store, Values};
+    use crate::spec::Network;
 
-    fn encoder() -> CpuEncoder {
-        let spec = EncoderSpec {
-            vocab: 100,
-            hidden: 32,
-            ffn: 48,
-            heads: 2,
-            layers: 2,
-            positions: 600,
-            segments: 2,
-            norm_eps: 1e-12,
-            activation: Activation::GeluErf,
+    /// A network of two layers, of each family's making, for sentences of up to 600 tokens.
+    fn encoder(config: &str) -> CpuEncoder {
+        let config = Config::parse("config.json", config.as_bytes()).unwrap();
+        let Network::Encoder(spec) = registry::network(&config).unwrap().1 else {
+            panic!("a decoder")
         };
         let mut source = Source::new(Values::Dummy, Store::F32, 1);
-        CpuEncoder::load(&spec, &mut source, "", Compute::new(1)).unwrap()
+        CpuEncoder::load(&spec, (&mut source, Vec::new()), "", Compute::new(1)).unwrap()
     }
 
-    fn input(seed: u32, tokens: u32) -> EncodeInput {
+    const BERT: &str = r#"{"architectures": ["BertModel"], "vocab_size": 100, "hidden_size": 32,
+        "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2,
+        "max_position_embeddings": 600}"#;
+    const MODERNBERT: &str = r#"{"architectures": ["ModernBertForMaskedLM"], "vocab_size": 100,
+        "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2,
+        "num_hidden_layers": 2, "max_position_embeddings": 600, "local_attention": 16}"#;
+
+    fn input(seed: u32, tokens: u32, output: Output) -> EncodeInput {
         EncodeInput {
             tokens: (0..tokens)
                 .map(|i| Token((i * 31 + seed * 17) % 100))
                 .collect(),
             segments: [].into(),
-            output: Output::Pooled(Pooling::Mean),
+            output,
         }
     }
 
-    /// However large a batch is, the network sees runs of a bounded number of rows.
+    /// However large a batch is, the network sees runs of a bounded number of rows, and its head
+    /// chunks of them.
     #[test]
     fn large_batches_go_in_runs_and_change_no_bit() {
-        let mut encoder = encoder();
-        let lengths = [100, 412, 1, 512, 0, 3, 600, 600, 511, 2, 300, 300, 0];
-        let batch: Vec<_> = (0..)
-            .zip(lengths)
-            .map(|(seed, tokens)| input(seed, tokens))
-            .collect();
-        let mut together = Vec::new();
-        encoder.encode(&batch, &mut together).unwrap();
-        // An input longer than a run goes alone.
-        assert_eq!(encoder.buffers.residual.len(), 600 * 32);
-        for (input, encoded) in batch.iter().zip(&together) {
-            let mut alone = Vec::new();
-            encoder
-                .encode(std::slice::from_ref(input), &mut alone)
-                .unwrap();
-            assert_eq!(&alone[0], encoded);
+        let wanted = [
+            (BERT, Output::Pooled(Pooling::Mean)),
+            (MODERNBERT, Output::Sparse),
+        ];
+        for (config, own) in wanted {
+            let mut encoder = encoder(config);
+            let lengths = [100, 412, 1, 512, 0, 3, 600, 600, 511, 2, 300, 300, 0];
+            let outputs = [own, Output::Tokens, own].into_iter().cycle();
+            let batch: Vec<_> = (0..)
+                .zip(lengths)
+                .zip(outputs)
+                .map(|((seed, tokens), output)| input(seed, tokens, output))
+                .collect();
+            let mut together = Vec::new();
+            encoder.encode(&batch, &mut together).unwrap();
+            // An input longer than a run goes alone.
+            assert_eq!(encoder.buffers.residual.len(), 600 * 32);
+            assert_eq!(together.len(), batch.len());
+            for (input, encoded) in batch.iter().zip(&together) {
+                let mut alone = Vec::new();
+                encoder
+                    .encode(std::slice::from_ref(input), &mut alone)
+                    .unwrap();
+                assert_eq!(&alone[0], encoded);
+            }
+            assert!(!together[0].values.is_empty());
         }
-        let lengths: Vec<_> = batch.iter().map(|input| input.tokens.len()).collect();
+    }
+
+    #[test]
+    fn runs_are_as_long_as_fits() {
+        let lengths = [100, 412, 1, 512, 0, 3, 600, 600, 511, 2, 300, 300, 0];
+        let batch = lengths.map(|tokens| input(0, tokens, Output::Tokens));
         let mut runs = Vec::new();
         let mut rest = batch.as_slice();
         while !rest.is_empty() {
             runs.push(run_length(rest));
             rest = &rest[runs[runs.len() - 1]..];
         }
-        assert_eq!(runs, [2, 1, 2, 1, 1, 1, 1, 2, 2], "{lengths:?}");
+        assert_eq!(runs, [2, 1, 2, 1, 1, 1, 1, 2, 2]);
     }
 
+    /// A tokenizer's segments are taken as far as the network knows any.
     #[test]
-    fn pooling_takes_first_last_or_mean() {
-        let rows = [1.0, 2.0, 3.0, 4.0, 8.0, 3.0];
-        assert_eq!(pool(&rows, 2, Pooling::Cls), [1.0, 2.0]);
-        assert_eq!(pool(&rows, 2, Pooling::LastToken), [8.0, 3.0]);
-        assert_eq!(pool(&rows, 2, Pooling::Mean), [4.0, 3.0]);
-        assert_eq!(pool(&[], 2, Pooling::Mean), [0.0, 0.0]);
+    fn strange_segments_harm_nobody() {
+        for (config, output) in [(BERT, Output::Tokens), (MODERNBERT, Output::Tokens)] {
+            let mut encoder = encoder(config);
+            let mut vectors = |segments: [u8; 2]| {
+                let input = EncodeInput {
+                    segments: segments.into(),
+                    ..input(1, 2, output)
+                };
+                let mut encoded = Vec::new();
+                encoder.encode(&[input], &mut encoded).unwrap();
+                encoded.swap_remove(0)
+            };
+            assert_eq!(vectors([0, 1]), vectors([0, 255]));
+            let same = vectors([0, 0]) == vectors([0, 1]);
+            assert_eq!(same, config == MODERNBERT, "BERT has two segments");
+        }
     }
 }

@@ -19,6 +19,7 @@ mod decoder;
 mod encoder;
 mod executor;
 mod families;
+mod head;
 mod random;
 mod registry;
 mod sampler;

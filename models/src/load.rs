@@ -9,8 +9,9 @@ use crate::decoder::{Decoder, Room};
 use crate::encoder::CpuEncoder;
 use crate::executor::CpuExecutor;
 use crate::files::ModelFiles;
+use crate::sentence::{Modules, Sentence};
 use crate::source::{Source, Store, Values};
-use crate::spec::{DecoderSpec, EncoderSpec, Network};
+use crate::spec::{DecoderSpec, EncoderHead, EncoderSpec, Network, POOLING_DEFAULT};
 use crate::weights::Weights;
 use crate::{registry, sentence, tensors};
 
@@ -273,22 +274,34 @@ fn load_encoder(
     info: &ModelInfo,
 ) -> Result<CpuEncoder, LoadError> {
     probe(info, 0)?;
-    let (values, prefix) = match options.format {
-        LoadFormat::Dummy => (Values::Dummy, ""),
+    let source = |values| Source::new(values, Store::from(info.dtype), options.threads.count());
+    let modules = match &spec.head {
+        EncoderHead::Vectors(modules) => modules.as_slice(),
+        _ => &[],
+    };
+    let (values, prefix, modules) = match options.format {
+        LoadFormat::Dummy => {
+            let modules = modules.iter().map(|_| source(Values::Dummy)).collect();
+            (Values::Dummy, "", modules)
+        }
         LoadFormat::Safetensors => {
             let weights = Weights::open(files)?;
-            let prefix = if weights.has_prefix(tensors::BERT) {
-                tensors::BERT
-            } else {
-                ""
-            };
-            weights.check(&tensors::encoder(spec, prefix), tensors::encoder_ignores)?;
-            (Values::Weights(weights), prefix)
+            let base = spec.names.base;
+            let prefix = if weights.has_prefix(base) { base } else { "" };
+            let ignored = |name: &str| tensors::encoder_ignores(spec.names, name);
+            weights.check(&tensors::encoder(spec, prefix), ignored)?;
+            let mut sources = Vec::new();
+            for module in modules {
+                let weights = Weights::open_module(files, &module.folder)?;
+                weights.check(&tensors::dense(&module.layer), |_| false)?;
+                sources.push(source(Values::Weights(weights)));
+            }
+            (Values::Weights(weights), prefix, sources)
         }
     };
-    let mut source = Source::new(values, Store::from(info.dtype), options.threads.count());
+    let mut source = source(values);
     let compute = Compute::shared(&options.threads);
-    let mut encoder = CpuEncoder::load(spec, &mut source, prefix, compute)?;
+    let mut encoder = CpuEncoder::load(spec, (&mut source, modules), prefix, compute)?;
     drop(source);
     encoder.warm_up();
     Ok(encoder)
@@ -296,12 +309,12 @@ fn load_encoder(
 
 fn describe(files: &ModelFiles, options: &LoadOptions) -> Result<(Network, ModelInfo), LoadError> {
     let config = Config::parse(CONFIG, &files.read(CONFIG)?)?;
-    let (architecture, network) = registry::network(&config)?;
+    let (architecture, mut network) = registry::network(&config)?;
     let dtype = match options.dtype {
         Some(dtype) => dtype,
         None => own_dtype(&config)?,
     };
-    let info = match &network {
+    let info = match &mut network {
         Network::Decoder(spec) => ModelInfo {
             architecture,
             dtype,
@@ -314,22 +327,75 @@ fn describe(files: &ModelFiles, options: &LoadOptions) -> Result<(Network, Model
             task: Task::Generate,
         },
         Network::Encoder(spec) => {
-            let cap = options.context_max.unwrap_or(u32::MAX);
-            let sentence = sentence::read(files, spec)?;
+            let (task, input_tokens_max) = task(files, spec)?;
             ModelInfo {
                 architecture,
                 dtype,
                 vocab: spec.vocab as u32,
-                context_max: cap.min(sentence.input_tokens_max),
+                context_max: input_tokens_max.min(options.context_max.unwrap_or(u32::MAX)),
                 hidden: spec.hidden as u32,
-                parameters: tensors::parameters(&tensors::encoder(spec, "")),
+                parameters: encoder_parameters(spec),
                 kv_bytes_per_token: 0,
                 end_tokens: Vec::new(),
-                task: Task::Embed(sentence.embedding),
+                task,
             }
         }
     };
     Ok((network, info))
+}
+
+/// What an encoder is for, by its architecture and the files of sentence-transformers, and its
+/// longest input. A vocabulary's head that nobody asks for is taken away.
+fn task(files: &ModelFiles, spec: &mut EncoderSpec) -> Result<(Task, u32), LoadError> {
+    if let EncoderHead::Classifier(classifier) = &spec.head {
+        let task = Task::Classify(classifier.info.clone());
+        return Ok((task, spec.context() as u32));
+    }
+    let Sentence {
+        modules,
+        input_tokens_max,
+    } = sentence::read(files, spec)?;
+    let embedding = |pooling, normalize, width: usize| {
+        Task::Embed(EmbeddingInfo {
+            pooling,
+            normalize,
+            width: width as u32,
+        })
+    };
+    let task = match (modules, &spec.head) {
+        (Modules::Absent | Modules::Splade, EncoderHead::Vocabulary(_)) => Task::Sparse,
+        (Modules::Splade, _) => {
+            let message = "modules.json: SpladePooling of a network without the head of a masked \
+                           language model";
+            return Err(LoadError::Unsupported(message.to_owned()));
+        }
+        (Modules::Absent, _) => embedding(POOLING_DEFAULT, false, spec.hidden),
+        (
+            Modules::Vectors {
+                pooling,
+                dense,
+                normalize,
+            },
+            _,
+        ) => {
+            let width = dense.last().map_or(spec.hidden, |last| last.layer.outputs);
+            spec.head = EncoderHead::Vectors(dense);
+            embedding(pooling, normalize, width)
+        }
+    };
+    Ok((task, input_tokens_max))
+}
+
+fn encoder_parameters(spec: &EncoderSpec) -> u64 {
+    let own = tensors::parameters(&tensors::encoder(spec, ""));
+    let modules = match &spec.head {
+        EncoderHead::Vectors(modules) => modules.as_slice(),
+        _ => &[],
+    };
+    let modules = modules
+        .iter()
+        .map(|module| tensors::parameters(&tensors::dense(&module.layer)));
+    own + modules.sum::<u64>()
 }
 
 /// The dtype the checkpoint says it has; transformers' default is f32.

@@ -3,19 +3,41 @@
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::families::{bert, llama, mistral, qwen2, qwen3};
+use crate::families::{bert, distilbert, llama, mistral, modernbert, qwen2, qwen3, roberta};
 use crate::load::LoadError;
 use crate::spec::Network;
 
 type Family = fn(&Config) -> Result<Network, LoadError>;
 
 const FAMILIES: &[(&str, Family)] = &[
-    ("BertForMaskedLM", bert::spec),
+    ("BertForMaskedLM", bert::masked),
+    ("BertForSequenceClassification", bert::classifier),
     ("BertModel", bert::spec),
+    ("CamembertForMaskedLM", roberta::masked),
+    ("CamembertForSequenceClassification", roberta::classifier),
+    ("CamembertModel", roberta::spec),
+    ("DistilBertForMaskedLM", distilbert::masked),
+    (
+        "DistilBertForSequenceClassification",
+        distilbert::classifier,
+    ),
+    ("DistilBertModel", distilbert::spec),
     ("LlamaForCausalLM", llama::spec),
     ("MistralForCausalLM", mistral::spec),
+    ("ModernBertForMaskedLM", modernbert::masked),
+    (
+        "ModernBertForSequenceClassification",
+        modernbert::classifier,
+    ),
+    ("ModernBertModel", modernbert::spec),
     ("Qwen2ForCausalLM", qwen2::spec),
     ("Qwen3ForCausalLM", qwen3::spec),
+    ("RobertaForMaskedLM", roberta::masked),
+    ("RobertaForSequenceClassification", roberta::classifier),
+    ("RobertaModel", roberta::spec),
+    ("XLMRobertaForMaskedLM", roberta::masked),
+    ("XLMRobertaForSequenceClassification", roberta::classifier),
+    ("XLMRobertaModel", roberta::spec),
 ];
 
 /// The architecture's name and its spec.

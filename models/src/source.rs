@@ -140,6 +140,20 @@ impl Source {
         self.linear_with(parts, inputs, &biases)
     }
 
+    /// The same of one tensor, whose bias has a name of its own, if it has one at all.
+    pub(crate) fn linear_and_bias(
+        &mut self,
+        part: Part,
+        inputs: usize,
+        bias: Option<&str>,
+    ) -> Result<Linear, LoadError> {
+        let mut biases = Vec::new();
+        if let Some(bias) = bias {
+            self.shift(bias, part.outputs, &mut biases)?;
+        }
+        self.linear_with(&[part], inputs, &biases)
+    }
+
     fn linear_with(
         &mut self,
         parts: &[Part],

@@ -3,6 +3,8 @@
 use engine::executor::Pooling;
 use kernels::activation::Activation;
 
+use crate::load::ClassifyInfo;
+
 /// A decoder: pre-norm residual blocks of rotary attention and a gated MLP.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DecoderSpec {
@@ -125,6 +127,8 @@ pub(crate) enum GatedActivation {
     Silu,
     /// The tanh approximation of GELU.
     GeluTanh,
+    /// GELU by the error function.
+    GeluErf,
 }
 
 /// Where a head's weights come from.
@@ -136,27 +140,223 @@ pub(crate) enum Head {
     Tied,
 }
 
-/// An encoder: post-norm residual blocks of full attention and a plain MLP, all with biases.
+/// An encoder: residual blocks of attention and an MLP over packed inputs, and a head.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct EncoderSpec {
     /// Rows of the token embedding.
     pub(crate) vocab: usize,
-    /// Width of the residual stream and of the vectors.
+    /// Width of the residual stream and of a token's vector.
     pub(crate) hidden: usize,
     /// Width inside the MLP.
     pub(crate) ffn: usize,
     /// Attention heads; divides `hidden`.
     pub(crate) heads: usize,
-    /// Layers.
-    pub(crate) layers: usize,
-    /// Rows of the position embedding: the longest input.
-    pub(crate) positions: usize,
-    /// Rows of the segment embedding.
+    /// One layer each: the positions it sees are at most half as many away; `None` is all.
+    pub(crate) windows: Vec<Option<u32>>,
+    /// How it knows the order of tokens.
+    pub(crate) positions: Positions,
+    /// Rows of the segment embedding; 0 where there is none.
     pub(crate) segments: usize,
     /// Added to the variance in every norm.
     pub(crate) norm_eps: f32,
-    /// The MLP's activation.
-    pub(crate) activation: Activation,
+    /// Where the norms stand.
+    pub(crate) norms: Norms,
+    /// What has a bias, the head left out.
+    pub(crate) bias: EncoderBias,
+    /// The MLP.
+    pub(crate) mlp: Mlp,
+    /// What becomes of the tokens' vectors.
+    pub(crate) head: EncoderHead,
+    /// What its tensors are called.
+    pub(crate) names: &'static Names,
+}
+
+/// How an encoder knows the order of tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Positions {
+    /// A table of vectors that are added to the tokens'.
+    Table {
+        /// Rows of the table.
+        rows: usize,
+        /// The row of the first token; those before it are padding's.
+        first: usize,
+    },
+    /// Queries and keys are turned.
+    Rotary {
+        /// The longest input.
+        context: usize,
+        /// In layers that see everything.
+        full: Rope,
+        /// In layers with a window.
+        windowed: Rope,
+    },
+}
+
+/// Where the norms stand in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Norms {
+    /// After the sum of residual and update, as in BERT.
+    After,
+    /// Before attention (but for the first layer's, which reads the embedding's norm) and MLP, and
+    /// once after the last layer.
+    Before,
+}
+
+/// Which parts of an encoder's layers have a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EncoderBias {
+    /// All projections.
+    pub(crate) linear: bool,
+    /// All norms.
+    pub(crate) norm: bool,
+}
+
+/// An encoder's MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mlp {
+    /// `down(activation(up(x)))`.
+    Plain(Activation),
+    /// `down(activation(gate(x)) * up(x))`.
+    Gated(GatedActivation),
+}
+
+/// What becomes of the tokens' vectors.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum EncoderHead {
+    /// They are pooled, and go through the Dense modules of sentence-transformers, if there are any.
+    Vectors(Vec<DenseModule>),
+    /// Scores of labels.
+    Classifier(Classifier),
+    /// Weights of the vocabulary's words.
+    Vocabulary(Vocabulary),
+}
+
+/// A linear layer of a head.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Dense {
+    /// The tensors' name, without `.weight` and `.bias`.
+    pub(crate) name: &'static str,
+    /// Elements of its input.
+    pub(crate) inputs: usize,
+    /// Elements of its output.
+    pub(crate) outputs: usize,
+    /// Whether it has a bias.
+    pub(crate) bias: bool,
+    /// What follows the sum.
+    pub(crate) activation: Option<Activation>,
+    /// The norm after that.
+    pub(crate) norm: Option<&'static str>,
+}
+
+/// A Dense module of sentence-transformers, in a folder of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DenseModule {
+    /// The folder below the model's.
+    pub(crate) folder: String,
+    /// Its layer.
+    pub(crate) layer: Dense,
+}
+
+/// A classifier's head: layers on one pooled vector, as many outputs as labels.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Classifier {
+    /// How the tokens' vectors become one.
+    pub(crate) pooling: Pooling,
+    /// The layers, the last of which gives the scores.
+    pub(crate) layers: Vec<Dense>,
+    /// What the file says of the scores.
+    pub(crate) info: ClassifyInfo,
+}
+
+/// A masked language model's head: a layer, then the token embedding's rows.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Vocabulary {
+    /// The layer before the words.
+    pub(crate) transform: Dense,
+    /// The words' bias.
+    pub(crate) bias: Option<&'static str>,
+}
+
+/// What an encoder's tensors are called, without `.weight` and `.bias`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// What a file saved with a head on top puts before each of the other names.
+    pub(crate) base: &'static str,
+    /// The token embedding.
+    pub(crate) tokens: &'static str,
+    /// The position embedding, where there is one.
+    pub(crate) positions: &'static str,
+    /// The segment embedding, where there is one.
+    pub(crate) segments: &'static str,
+    /// The norm of the embeddings' sum.
+    pub(crate) embedding_norm: &'static str,
+    /// What stands before the number of a layer.
+    pub(crate) layer: &'static str,
+    /// Queries, keys and values, in one tensor or in three.
+    pub(crate) qkv: &'static [&'static str],
+    /// The attention's output.
+    pub(crate) output: &'static str,
+    /// The norm of the attention.
+    pub(crate) attention_norm: &'static str,
+    /// The MLP's way up: one tensor, or gate and up.
+    pub(crate) up: &'static [&'static str],
+    /// The MLP's way down.
+    pub(crate) down: &'static str,
+    /// The norm of the MLP.
+    pub(crate) ffn_norm: &'static str,
+    /// The norm after the last layer, where norms stand before blocks.
+    pub(crate) final_norm: &'static str,
+    /// How the names begin, with and without `base`, of tensors that such files may have beyond
+    /// those that are read: heads for other tasks, numbers that are computed.
+    pub(crate) spare: &'static [&'static str],
+}
+
+impl EncoderSpec {
+    /// The longest input.
+    pub(crate) fn context(&self) -> usize {
+        match self.positions {
+            Positions::Table { rows, first } => rows - first,
+            Positions::Rotary { context, .. } => context,
+        }
+    }
+
+    /// Rows of the way up: twice the width inside where a gate stands beside it.
+    pub(crate) fn up_rows(&self) -> usize {
+        match self.mlp {
+            Mlp::Plain(_) => self.ffn,
+            Mlp::Gated(_) => 2 * self.ffn,
+        }
+    }
+
+    /// The norm of layer `layer` that follows the sum of residual and attention.
+    pub(crate) fn after_attention(&self, layer: usize) -> String {
+        let Names {
+            layer: at,
+            attention_norm,
+            ffn_norm,
+            ..
+        } = self.names;
+        match self.norms {
+            Norms::After => format!("{at}{layer}.{attention_norm}"),
+            Norms::Before => format!("{at}{layer}.{ffn_norm}"),
+        }
+    }
+
+    /// The norm that follows the sum of residual and MLP of layer `layer`.
+    pub(crate) fn after_ffn(&self, layer: usize) -> String {
+        let Names {
+            layer: at,
+            attention_norm,
+            ffn_norm,
+            final_norm,
+            ..
+        } = self.names;
+        match self.norms {
+            Norms::After => format!("{at}{layer}.{ffn_norm}"),
+            Norms::Before if layer + 1 == self.windows.len() => (*final_norm).to_owned(),
+            Norms::Before => format!("{at}{}.{attention_norm}", layer + 1),
+        }
+    }
 }
 
 /// A network of either kind.
@@ -164,7 +364,7 @@ pub(crate) struct EncoderSpec {
 pub(crate) enum Network {
     /// It continues text.
     Decoder(DecoderSpec),
-    /// It embeds text.
+    /// It takes a whole text at once.
     Encoder(EncoderSpec),
 }
 

@@ -1,6 +1,6 @@
 //! The names and shapes of a network's tensors, as Hugging Face stores them.
 
-use crate::spec::{DecoderSpec, EncoderSpec, Head, QkNorm};
+use crate::spec::{DecoderSpec, Dense, EncoderHead, EncoderSpec, Head, Names, Positions, QkNorm};
 
 /// One tensor a checkpoint must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,43 +84,85 @@ pub(crate) fn tied_decoder_ignores(name: &str) -> bool {
     name == HEAD || decoder_ignores(name)
 }
 
-/// The tensors of an encoder; names start with `prefix`.
+/// The tensors of an encoder's own file; those of the network itself start with `prefix`.
 pub(crate) fn encoder(spec: &EncoderSpec, prefix: &str) -> Vec<Expected> {
     let mut list = List::default();
-    let hidden = spec.hidden;
-    for (name, rows) in [
-        ("word", spec.vocab),
-        ("position", spec.positions),
-        ("token_type", spec.segments),
-    ] {
+    let (names, hidden) = (spec.names, spec.hidden);
+    list.add(
+        &format!("{prefix}{}.weight", names.tokens),
+        &[spec.vocab, hidden],
+    );
+    if let Positions::Table { rows, .. } = spec.positions {
         list.add(
-            &format!("{prefix}embeddings.{name}_embeddings.weight"),
+            &format!("{prefix}{}.weight", names.positions),
             &[rows, hidden],
         );
     }
-    list.norm(&format!("{prefix}embeddings.LayerNorm"), hidden);
-    for layer in 0..spec.layers {
-        let at = format!("{prefix}encoder.layer.{layer}.");
-        for name in ["query", "key", "value"] {
-            list.biased(&format!("{at}attention.self.{name}"), hidden, hidden);
+    if spec.segments > 0 {
+        list.add(
+            &format!("{prefix}{}.weight", names.segments),
+            &[spec.segments, hidden],
+        );
+    }
+    let norm = spec.bias.norm;
+    list.norm(&format!("{prefix}{}", names.embedding_norm), hidden, norm);
+    for layer in 0..spec.windows.len() {
+        encoder_layer(spec, prefix, layer, &mut list);
+    }
+    match &spec.head {
+        // The modules have files of their own.
+        EncoderHead::Vectors(_) => {}
+        EncoderHead::Classifier(classifier) => {
+            for layer in &classifier.layers {
+                list.dense(layer, norm);
+            }
         }
-        list.biased(&format!("{at}attention.output.dense"), hidden, hidden);
-        list.norm(&format!("{at}attention.output.LayerNorm"), hidden);
-        list.biased(&format!("{at}intermediate.dense"), spec.ffn, hidden);
-        list.biased(&format!("{at}output.dense"), hidden, spec.ffn);
-        list.norm(&format!("{at}output.LayerNorm"), hidden);
+        EncoderHead::Vocabulary(vocabulary) => {
+            list.dense(&vocabulary.transform, norm);
+            if let Some(bias) = vocabulary.bias {
+                list.add(bias, &[spec.vocab]);
+            }
+        }
     }
     list.0
 }
 
-/// Tensors of BERT files that embeddings do not need: position numbers, pooler and task heads.
-pub(crate) fn encoder_ignores(name: &str) -> bool {
-    let own = name.strip_prefix(BERT).unwrap_or(name);
-    own == "embeddings.position_ids" || own.starts_with("pooler.") || name.starts_with("cls.")
+fn encoder_layer(spec: &EncoderSpec, prefix: &str, layer: usize, list: &mut List) {
+    let (names, hidden) = (spec.names, spec.hidden);
+    let (linear, norm) = (spec.bias.linear, spec.bias.norm);
+    let at = format!("{prefix}{}{layer}.", names.layer);
+    for name in names.qkv {
+        let outputs = 3 * hidden / names.qkv.len();
+        list.linear(&format!("{at}{name}"), outputs, hidden, linear);
+    }
+    list.linear(&format!("{at}{}", names.output), hidden, hidden, linear);
+    let after = format!("{prefix}{}", spec.after_attention(layer));
+    list.norm(&after, hidden, norm);
+    for name in names.up {
+        let outputs = spec.up_rows() / names.up.len();
+        list.linear(&format!("{at}{name}"), outputs, hidden, linear);
+    }
+    list.linear(&format!("{at}{}", names.down), hidden, spec.ffn, linear);
+    let after = format!("{prefix}{}", spec.after_ffn(layer));
+    list.norm(&after, hidden, norm);
 }
 
-/// What a BERT file saved with a head on top puts before each name.
-pub(crate) const BERT: &str = "bert.";
+/// The tensors of a Dense module's file.
+pub(crate) fn dense(layer: &Dense) -> Vec<Expected> {
+    let mut list = List::default();
+    list.linear(layer.name, layer.outputs, layer.inputs, layer.bias);
+    list.0
+}
+
+/// Tensors of an encoder's file that its task does not need.
+pub(crate) fn encoder_ignores(names: &Names, name: &str) -> bool {
+    let own = name.strip_prefix(names.base).unwrap_or(name);
+    let spare = names.spare.iter();
+    spare
+        .copied()
+        .any(|spare| own.starts_with(spare) || name.starts_with(spare))
+}
+
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
@@ -148,8 +190,17 @@ impl List {
         self.add(&format!("{name}.bias"), &[outputs]);
     }
 
-    fn norm(&mut self, name: &str, width: usize) {
+    fn norm(&mut self, name: &str, width: usize, bias: bool) {
         self.add(&format!("{name}.weight"), &[width]);
-        self.add(&format!("{name}.bias"), &[width]);
+        if bias {
+            self.add(&format!("{name}.bias"), &[width]);
+        }
+    }
+
+    fn dense(&mut self, layer: &Dense, norm_bias: bool) {
+        self.linear(layer.name, layer.outputs, layer.inputs, layer.bias);
+        if let Some(norm) = layer.norm {
+            self.norm(norm, layer.outputs, norm_bias);
+        }
     }
 }

@@ -58,12 +58,27 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Opens the one file of a module in a folder below the model's.
+    pub(crate) fn open_module(files: &ModelFiles, folder: &str) -> Result<Self, LoadError> {
+        let mut weights = Self {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        let name = format!("{folder}/{SINGLE}");
+        match open(files, &name) {
+            Ok(bytes) => weights.add(&name, bytes)?,
+            Err(FileError::Missing(_)) => return Err(no_weights(files, &format!("{folder}/"))),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(weights)
+    }
+
     /// That every expected tensor is there with its shape and a float dtype, and no other but
     /// those that `ignored` knows.
     pub(crate) fn check(
         &self,
         expected: &[Expected],
-        ignored: fn(&str) -> bool,
+        ignored: impl Fn(&str) -> bool,
     ) -> Result<(), LoadError> {
         let mut known = std::collections::BTreeSet::new();
         for Expected { name, shape } in expected {
@@ -121,7 +136,7 @@ impl Weights {
 
     fn open_shards(&mut self, files: &ModelFiles) -> Result<(), LoadError> {
         let Some(index) = files.read_optional(INDEX)? else {
-            return Err(no_weights(files));
+            return Err(no_weights(files, ""));
         };
         let map = Config::parse(INDEX, &index)?
             .object("weight_map")?
@@ -253,13 +268,15 @@ fn map(path: &Path) -> Result<MappedFile, FileError> {
 }
 
 /// Names the pickle file of a folder that has nothing else.
-fn no_weights(files: &ModelFiles) -> LoadError {
-    let is_there = |name: &&&str| matches!(files.has(name), Ok(true));
+fn no_weights(files: &ModelFiles, folder: &str) -> LoadError {
+    let is_there = |name: &&&str| matches!(files.has(&format!("{folder}{name}")), Ok(true));
     match PICKLES.iter().find(is_there) {
         Some(pickle) => LoadError::Unsupported(format!(
-            "{pickle}: pickle checkpoints can run code and are refused; convert to safetensors"
+            "{folder}{pickle}: pickle checkpoints can run code and are refused; convert to \
+             safetensors"
         )),
-        None => FileError::Missing(format!("{SINGLE} and {INDEX}")).into(),
+        None if folder.is_empty() => FileError::Missing(format!("{SINGLE} and {INDEX}")).into(),
+        None => FileError::Missing(format!("{folder}{SINGLE}")).into(),
     }
 }
 

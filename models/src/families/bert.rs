@@ -1,46 +1,70 @@
 //! BERT and what shares its architecture (MiniLM, BGE, E5 and GTE in their first versions).
 
+use engine::executor::Pooling;
 use kernels::activation::Activation;
-use serde_json::json;
 
 use crate::config::Config;
-use crate::families::{CONTEXT_MAX, HEAD_DIM_MAX, HEADS_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
+use crate::families::{self, ENCODER_KEYS};
 use crate::load::LoadError;
-use crate::spec::{EncoderSpec, Network};
+use crate::spec::{Classifier, Dense, EncoderHead, EncoderSpec, Names, Network, Vocabulary};
 
-/// The spec of a `BertModel` or `BertForMaskedLM`, of which only the encoder is used.
+/// The spec of a `BertModel`.
 pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
-    config.without("quantization_config")?;
-    config.only("position_embedding_type", &[json!("absolute")])?;
-    config.only("is_decoder", &[json!(false)])?;
-    config.only("add_cross_attention", &[json!(false)])?;
-    let hidden = config.count("hidden_size", WIDTH_MAX)?;
-    let heads = config.count("num_attention_heads", HEADS_MAX)?;
-    if !hidden.is_multiple_of(heads) {
-        let expected = format!("a divisor of hidden_size = {hidden}");
-        return Err(config.wrong("num_attention_heads", &expected));
-    }
-    if hidden / heads > HEAD_DIM_MAX {
-        let expected = format!("heads of at most {HEAD_DIM_MAX} of hidden_size = {hidden}");
-        return Err(config.wrong("num_attention_heads", &expected));
-    }
-    let activation = match config.text("hidden_act")?.unwrap_or("gelu") {
-        "gelu" => Activation::GeluErf,
-        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-        _ => {
-            let allowed = [json!("gelu"), json!("gelu_new"), json!("gelu_pytorch_tanh")];
-            return Err(config.unsupported("hidden_act", &allowed));
-        }
-    };
-    Ok(Network::Encoder(EncoderSpec {
-        vocab: config.count("vocab_size", VOCAB_MAX)? as usize,
-        hidden: hidden as usize,
-        ffn: config.count("intermediate_size", WIDTH_MAX)? as usize,
-        heads: heads as usize,
-        layers: config.count("num_hidden_layers", LAYERS_MAX)? as usize,
-        positions: config.count("max_position_embeddings", CONTEXT_MAX)? as usize,
-        segments: config.count_optional("type_vocab_size", 256)?.unwrap_or(2) as usize,
-        norm_eps: config.positive_optional("layer_norm_eps")?.unwrap_or(1e-12) as f32,
-        activation,
-    }))
+    encoder(config).map(Network::Encoder)
 }
+
+/// The spec of a `BertForSequenceClassification`: BERT's own pooler, then the labels.
+pub(crate) fn classifier(config: &Config) -> Result<Network, LoadError> {
+    let mut spec = encoder(config)?;
+    let info = families::classes(config)?;
+    spec.head = EncoderHead::Classifier(Classifier {
+        pooling: Pooling::Cls,
+        layers: vec![
+            families::dense("bert.pooler.dense", spec.hidden, Activation::Tanh),
+            families::scores("classifier", spec.hidden, &info),
+        ],
+        info,
+    });
+    Ok(Network::Encoder(spec))
+}
+
+/// The spec of a `BertForMaskedLM`.
+pub(crate) fn masked(config: &Config) -> Result<Network, LoadError> {
+    families::tied(config)?;
+    let mut spec = encoder(config)?;
+    let activation = families::activation(config, ENCODER_KEYS.activation)?;
+    spec.head = EncoderHead::Vocabulary(Vocabulary {
+        transform: Dense {
+            norm: Some("cls.predictions.transform.LayerNorm"),
+            ..families::dense("cls.predictions.transform.dense", spec.hidden, activation)
+        },
+        bias: Some("cls.predictions.bias"),
+    });
+    Ok(Network::Encoder(spec))
+}
+
+fn encoder(config: &Config) -> Result<EncoderSpec, LoadError> {
+    families::encoder(config, &ENCODER_KEYS, &NAMES)
+}
+
+/// The names that RoBERTa has too.
+pub(super) const NAMES: Names = Names {
+    base: "bert.",
+    tokens: "embeddings.word_embeddings",
+    positions: "embeddings.position_embeddings",
+    segments: "embeddings.token_type_embeddings",
+    embedding_norm: "embeddings.LayerNorm",
+    layer: "encoder.layer.",
+    qkv: &[
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+    ],
+    output: "attention.output.dense",
+    attention_norm: "attention.output.LayerNorm",
+    up: &["intermediate.dense"],
+    down: "output.dense",
+    ffn_norm: "output.LayerNorm",
+    final_norm: "",
+    spare: &["embeddings.position_ids", "pooler.", "cls."],
+};

@@ -1,16 +1,23 @@
 //! One short file a family: from its `config.json` to a spec. What the families share is here.
 
 pub(crate) mod bert;
+pub(crate) mod distilbert;
 pub(crate) mod llama;
 pub(crate) mod mistral;
+pub(crate) mod modernbert;
 pub(crate) mod qwen2;
 pub(crate) mod qwen3;
+pub(crate) mod roberta;
 
+use kernels::activation::Activation;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::load::LoadError;
-use crate::spec::{Bias, DecoderSpec, GatedActivation, Head, QkNorm, Rope, RopeScaling};
+use crate::load::{ClassifyInfo, LoadError, Problem};
+use crate::spec::{
+    Bias, DecoderSpec, Dense, EncoderBias, EncoderHead, EncoderSpec, GatedActivation, Head, Mlp,
+    Names, Norms, Positions, QkNorm, Rope, RopeScaling,
+};
 
 /// Values that transformers takes when a family's `config.json` leaves the key out.
 #[derive(Clone, Copy, Debug)]
@@ -183,6 +190,150 @@ fn windows(
         .collect()
 }
 
+/// What a family of encoders calls the sizes in its `config.json`.
+#[derive(Clone, Copy, Debug)]
+struct EncoderKeys {
+    hidden: &'static str,
+    ffn: &'static str,
+    heads: &'static str,
+    layers: &'static str,
+    activation: &'static str,
+}
+
+/// The keys of most.
+const ENCODER_KEYS: EncoderKeys = EncoderKeys {
+    hidden: "hidden_size",
+    ffn: "intermediate_size",
+    heads: "num_attention_heads",
+    layers: "num_hidden_layers",
+    activation: "hidden_act",
+};
+
+/// The spec that the families after BERT start from: norms after blocks, biases everywhere, a plain
+/// MLP, a table of positions, one segment table of `type_vocab_size` rows.
+fn encoder(
+    config: &Config,
+    keys: &EncoderKeys,
+    names: &'static Names,
+) -> Result<EncoderSpec, LoadError> {
+    config.without("quantization_config")?;
+    config.only("position_embedding_type", &[json!("absolute")])?;
+    config.only("is_decoder", &[json!(false)])?;
+    config.only("add_cross_attention", &[json!(false)])?;
+    let hidden = config.count(keys.hidden, WIDTH_MAX)?;
+    let heads = config.count(keys.heads, HEADS_MAX)?;
+    if !hidden.is_multiple_of(heads) {
+        let expected = format!("a divisor of {} = {hidden}", keys.hidden);
+        return Err(config.wrong(keys.heads, &expected));
+    }
+    if hidden / heads > HEAD_DIM_MAX {
+        let expected = format!(
+            "heads of at most {HEAD_DIM_MAX} of {} = {hidden}",
+            keys.hidden
+        );
+        return Err(config.wrong(keys.heads, &expected));
+    }
+    let layers = config.count(keys.layers, LAYERS_MAX)? as usize;
+    let rows = config.count("max_position_embeddings", CONTEXT_MAX)? as usize;
+    Ok(EncoderSpec {
+        vocab: config.count("vocab_size", VOCAB_MAX)? as usize,
+        hidden: hidden as usize,
+        ffn: config.count(keys.ffn, WIDTH_MAX)? as usize,
+        heads: heads as usize,
+        windows: vec![None; layers],
+        positions: Positions::Table { rows, first: 0 },
+        segments: config.count_optional("type_vocab_size", 256)?.unwrap_or(2) as usize,
+        norm_eps: config.positive_optional("layer_norm_eps")?.unwrap_or(1e-12) as f32,
+        norms: Norms::After,
+        bias: EncoderBias {
+            linear: true,
+            norm: true,
+        },
+        mlp: Mlp::Plain(activation(config, keys.activation)?),
+        head: EncoderHead::Vectors(Vec::new()),
+        names,
+    })
+}
+
+/// The activation that a key names; "gelu" where there is none.
+fn activation(config: &Config, key: &str) -> Result<Activation, LoadError> {
+    match config.text(key)?.unwrap_or("gelu") {
+        "gelu" => Ok(Activation::GeluErf),
+        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        _ => {
+            let allowed = ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"];
+            Err(config.unsupported(key, &allowed.map(serde_json::Value::from)))
+        }
+    }
+}
+
+/// A layer of a head that keeps the width, with a bias.
+fn dense(name: &'static str, width: usize, activation: Activation) -> Dense {
+    Dense {
+        name,
+        inputs: width,
+        outputs: width,
+        bias: true,
+        activation: Some(activation),
+        norm: None,
+    }
+}
+
+/// The last layer of a classifier: a score for each label.
+fn scores(name: &'static str, width: usize, info: &ClassifyInfo) -> Dense {
+    Dense {
+        name,
+        inputs: width,
+        outputs: info.labels.len(),
+        bias: true,
+        activation: None,
+        norm: None,
+    }
+}
+
+/// The labels of a classifier, in the order of their numbers, and what its scores mean.
+fn classes(config: &Config) -> Result<ClassifyInfo, LoadError> {
+    let labels = if let Some(names) = config.object("id2label")? {
+        labels(config, &names)?
+    } else {
+        let count = config.count_optional("num_labels", LABELS_MAX)?;
+        (0..count.unwrap_or(2))
+            .map(|number| format!("LABEL_{number}"))
+            .collect()
+    };
+    let problem = match config.text("problem_type")? {
+        None => None,
+        Some("regression") => Some(Problem::Regression),
+        Some("single_label_classification") => Some(Problem::SingleLabel),
+        Some("multi_label_classification") => Some(Problem::MultiLabel),
+        Some(_) => {
+            let expected = "regression, single_label_classification or multi_label_classification";
+            return Err(config.wrong("problem_type", expected));
+        }
+    };
+    Ok(ClassifyInfo { labels, problem })
+}
+
+fn labels(config: &Config, names: &Config) -> Result<Vec<String>, LoadError> {
+    let count = names.entries().count();
+    if count == 0 || count > LABELS_MAX as usize {
+        let expected = format!("1 to {LABELS_MAX} labels");
+        return Err(config.wrong("id2label", &expected));
+    }
+    (0..count)
+        .map(|number| match names.text(&number.to_string())? {
+            Some(label) => Ok(label.to_owned()),
+            None => Err(names.missing(&number.to_string())),
+        })
+        .collect()
+}
+
+/// That a masked language model's last layer is its token embedding.
+fn tied(config: &Config) -> Result<(), LoadError> {
+    config.only("tie_word_embeddings", &[json!(true)])
+}
+
 /// Refuses options of other families: a file that sets one means another network than ours.
 fn refuse_strangers(config: &Config) -> Result<(), LoadError> {
     for (key, neutral) in NEUTRAL {
@@ -225,6 +376,7 @@ const HEAD_DIM_MAX: u32 = 256;
 const LAYERS_MAX: u32 = 1 << 12;
 const VOCAB_MAX: u32 = 1 << 24;
 const CONTEXT_MAX: u32 = 1 << 28;
+const LABELS_MAX: u32 = 1 << 16;
 
 #[cfg(test)]
 mod tests;

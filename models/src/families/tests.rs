@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::load::LoadError;
 use crate::registry;
-use crate::spec::Network;
+use crate::spec::{EncoderHead, EncoderSpec, Network};
 
 fn network(text: &str) -> Result<(String, Network), LoadError> {
     registry::network(&Config::parse("config.json", text.as_bytes())?)
@@ -70,6 +70,51 @@ const MINILM: &str = r#"{"architectures": ["BertModel"], "attention_probs_dropou
     "num_hidden_layers": 6, "pad_token_id": 0, "position_embedding_type": "absolute",
     "type_vocab_size": 2, "use_cache": true, "vocab_size": 30522}"#;
 
+const CROSS_ENCODER: &str = r#"{"architectures": ["BertForSequenceClassification"],
+    "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_size": 384,
+    "id2label": {"0": "LABEL_0"}, "intermediate_size": 1536, "label2id": {"LABEL_0": 0},
+    "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "bert",
+    "num_attention_heads": 12, "num_hidden_layers": 2, "pad_token_id": 0,
+    "position_embedding_type": "absolute", "type_vocab_size": 2, "vocab_size": 30522,
+    "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}"#;
+
+const SPLADE: &str = r#"{"_name_or_path": "splade", "architectures": ["BertForMaskedLM"],
+    "hidden_act": "gelu", "hidden_size": 768, "intermediate_size": 3072, "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512, "model_type": "bert", "num_attention_heads": 12,
+    "num_hidden_layers": 2, "pad_token_id": 0, "type_vocab_size": 2, "torch_dtype": "float32",
+    "vocab_size": 30522}"#;
+
+const BGE_RERANKER: &str = r#"{"architectures": ["XLMRobertaForSequenceClassification"],
+    "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "gelu", "hidden_size": 1024,
+    "id2label": {"0": "LABEL_0"}, "intermediate_size": 4096, "label2id": {"LABEL_0": 0},
+    "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "model_type": "xlm-roberta",
+    "num_attention_heads": 16, "num_hidden_layers": 2, "output_past": true, "pad_token_id": 1,
+    "position_embedding_type": "absolute", "torch_dtype": "float32", "type_vocab_size": 1,
+    "vocab_size": 250002}"#;
+
+const SENTIMENT: &str = r#"{"activation": "gelu", "architectures":
+    ["DistilBertForSequenceClassification"], "attention_dropout": 0.1, "dim": 768,
+    "dropout": 0.1, "finetuning_task": "sst-2", "hidden_dim": 3072,
+    "id2label": {"0": "NEGATIVE", "1": "POSITIVE"}, "label2id": {"NEGATIVE": 0, "POSITIVE": 1},
+    "max_position_embeddings": 512, "model_type": "distilbert", "n_heads": 12, "n_layers": 2,
+    "pad_token_id": 0, "sinusoidal_pos_embds": false, "tie_weights_": true,
+    "vocab_size": 30522}"#;
+
+const MODERNBERT: &str = r#"{"architectures": ["ModernBertForMaskedLM"], "attention_bias": false,
+    "attention_dropout": 0.0, "bos_token_id": 50281, "classifier_activation": "gelu",
+    "classifier_bias": false, "classifier_dropout": 0.0, "classifier_pooling": "mean",
+    "cls_token_id": 50281, "decoder_bias": true, "deterministic_flash_attn": false,
+    "embedding_dropout": 0.0, "eos_token_id": 50282, "global_attn_every_n_layers": 3,
+    "global_rope_theta": 160000.0, "gradient_checkpointing": false, "hidden_activation": "gelu",
+    "hidden_size": 768, "initializer_cutoff_factor": 2.0, "initializer_range": 0.02,
+    "intermediate_size": 1152, "layer_norm_eps": 1e-05, "local_attention": 128,
+    "local_rope_theta": 10000.0, "max_position_embeddings": 8192, "mlp_bias": false,
+    "mlp_dropout": 0.0, "model_type": "modernbert", "norm_bias": false, "norm_eps": 1e-05,
+    "num_attention_heads": 12, "num_hidden_layers": 5, "pad_token_id": 50283,
+    "position_embedding_type": "absolute", "reference_compile": null, "sep_token_id": 50282,
+    "sparse_pred_ignore_index": -100, "sparse_prediction": false, "torch_dtype": "float32",
+    "vocab_size": 50368}"#;
+
 #[test]
 fn each_family_has_its_spec() {
     let nemo = changed(
@@ -91,6 +136,11 @@ fn each_family_has_its_spec() {
         ("qwen_2_5", QWEN_2_5),
         ("qwen_3", QWEN_3),
         ("minilm", MINILM),
+        ("cross_encoder", CROSS_ENCODER),
+        ("splade", SPLADE),
+        ("bge_reranker", BGE_RERANKER),
+        ("sentiment", SENTIMENT),
+        ("modernbert", MODERNBERT),
     ] {
         insta::assert_debug_snapshot!(name, network(text).unwrap());
     }
@@ -150,60 +200,113 @@ fn layer_types_choose_the_windows() {
 }
 
 #[test]
+fn labels_stand_in_the_order_of_their_numbers() {
+    let labels = |keys: &str| {
+        let changed = changed(CROSS_ENCODER, keys);
+        match network(&changed).unwrap().1 {
+            Network::Encoder(EncoderSpec {
+                head: EncoderHead::Classifier(classifier),
+                ..
+            }) => classifier.info.labels,
+            other => panic!("{other:?}"),
+        }
+    };
+    let twelve: Vec<String> = (0..12).map(|number| format!("n{number}")).collect();
+    let mut named: Vec<String> = (0..12)
+        .map(|number| format!(r#""{number}": "n{number}""#))
+        .collect();
+    named.reverse();
+    let keys = format!(r#"{{"id2label": {{{}}}}}"#, named.join(", "));
+    assert_eq!(labels(&keys), twelve);
+    assert_eq!(labels(r#"{"id2label": null}"#), ["LABEL_0", "LABEL_1"]);
+    assert_eq!(
+        labels(r#"{"id2label": null, "num_labels": 1}"#),
+        ["LABEL_0"]
+    );
+}
+
+#[test]
 fn what_is_not_supported_is_refused_by_name() {
-    let refused = [
-        (LLAMA_2, r#"{"architectures": ["GPT2LMHeadModel"]}"#),
-        (LLAMA_2, r#"{"architectures": []}"#),
-        (LLAMA_2, r#"{"hidden_act": "relu"}"#),
-        (
-            LLAMA_2,
-            r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#,
-        ),
-        (LLAMA_2, r#"{"rope_scaling": {"factor": 4.0}}"#),
-        (
-            LLAMA_2,
-            r#"{"rope_scaling": {"rope_type": "linear", "factor": -1}}"#,
-        ),
-        (
-            LLAMA_2,
-            r#"{"rope_scaling": {"rope_type": "llama3", "factor": 8}}"#,
-        ),
-        (
-            LLAMA_2,
-            r#"{"rope_parameters": {"full_attention": {"rope_type": "default"}}}"#,
-        ),
-        (
-            LLAMA_2,
-            r#"{"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
-                "rope_scaling": {"rope_type": "linear", "factor": 4.0}}"#,
-        ),
-        (LLAMA_2, r#"{"quantization_config": {"bits": 4}}"#),
-        (LLAMA_2, r#"{"partial_rotary_factor": 0.5}"#),
-        (LLAMA_2, r#"{"num_key_value_heads": 5}"#),
-        (LLAMA_2, r#"{"num_attention_heads": 3}"#),
-        (LLAMA_2, r#"{"num_attention_heads": 0}"#),
-        (LLAMA_2, r#"{"num_hidden_layers": 4294967297}"#),
-        (LLAMA_2, r#"{"hidden_size": "wide"}"#),
-        (LLAMA_2, r#"{"head_dim": 63}"#),
-        (LLAMA_2, r#"{"head_dim": 512}"#),
-        (LLAMA_2, r#"{"vocab_size": null}"#),
-        (LLAMA_2, r#"{"final_logit_softcapping": 30.0}"#),
-        (MISTRAL, r#"{"layer_types": ["full_attention"]}"#),
-        (
-            MISTRAL,
-            r#"{"layer_types": ["full_attention", "linear_attention"]}"#,
-        ),
-        (QWEN_2_5, r#"{"use_sliding_window": true}"#),
-        (QWEN_3, r#"{"num_experts": 128}"#),
-        (MINILM, r#"{"position_embedding_type": "relative_key"}"#),
-        (MINILM, r#"{"hidden_act": "relu"}"#),
-        (MINILM, r#"{"is_decoder": true}"#),
-        (MINILM, r#"{"hidden_size": 385}"#),
-        (MINILM, r#"{"hidden_size": 768, "num_attention_heads": 2}"#),
-    ];
-    let messages: Vec<String> = refused
+    let messages: Vec<String> = REFUSED
         .iter()
         .map(|(text, keys)| network(&changed(text, keys)).unwrap_err().to_string())
         .collect();
     insta::assert_debug_snapshot!("refusals", messages);
 }
+
+/// Files, and what makes each of them something else than is built.
+const REFUSED: &[(&str, &str)] = &[
+    (LLAMA_2, r#"{"architectures": ["GPT2LMHeadModel"]}"#),
+    (LLAMA_2, r#"{"architectures": []}"#),
+    (LLAMA_2, r#"{"hidden_act": "relu"}"#),
+    (
+        LLAMA_2,
+        r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#,
+    ),
+    (LLAMA_2, r#"{"rope_scaling": {"factor": 4.0}}"#),
+    (
+        LLAMA_2,
+        r#"{"rope_scaling": {"rope_type": "linear", "factor": -1}}"#,
+    ),
+    (
+        LLAMA_2,
+        r#"{"rope_scaling": {"rope_type": "llama3", "factor": 8}}"#,
+    ),
+    (
+        LLAMA_2,
+        r#"{"rope_parameters": {"full_attention": {"rope_type": "default"}}}"#,
+    ),
+    (
+        LLAMA_2,
+        r#"{"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+                "rope_scaling": {"rope_type": "linear", "factor": 4.0}}"#,
+    ),
+    (LLAMA_2, r#"{"quantization_config": {"bits": 4}}"#),
+    (LLAMA_2, r#"{"partial_rotary_factor": 0.5}"#),
+    (LLAMA_2, r#"{"num_key_value_heads": 5}"#),
+    (LLAMA_2, r#"{"num_attention_heads": 3}"#),
+    (LLAMA_2, r#"{"num_attention_heads": 0}"#),
+    (LLAMA_2, r#"{"num_hidden_layers": 4294967297}"#),
+    (LLAMA_2, r#"{"hidden_size": "wide"}"#),
+    (LLAMA_2, r#"{"head_dim": 63}"#),
+    (LLAMA_2, r#"{"head_dim": 512}"#),
+    (LLAMA_2, r#"{"vocab_size": null}"#),
+    (LLAMA_2, r#"{"final_logit_softcapping": 30.0}"#),
+    (MISTRAL, r#"{"layer_types": ["full_attention"]}"#),
+    (
+        MISTRAL,
+        r#"{"layer_types": ["full_attention", "linear_attention"]}"#,
+    ),
+    (QWEN_2_5, r#"{"use_sliding_window": true}"#),
+    (QWEN_3, r#"{"num_experts": 128}"#),
+    (MINILM, r#"{"position_embedding_type": "relative_key"}"#),
+    (MINILM, r#"{"hidden_act": "silu"}"#),
+    (MINILM, r#"{"is_decoder": true}"#),
+    (MINILM, r#"{"hidden_size": 385}"#),
+    (MINILM, r#"{"hidden_size": 768, "num_attention_heads": 2}"#),
+    (SPLADE, r#"{"tie_word_embeddings": false}"#),
+    (CROSS_ENCODER, r#"{"id2label": {"1": "only"}}"#),
+    (CROSS_ENCODER, r#"{"id2label": {"0": 7}}"#),
+    (CROSS_ENCODER, r#"{"id2label": {}}"#),
+    (CROSS_ENCODER, r#"{"id2label": null, "num_labels": 65537}"#),
+    (CROSS_ENCODER, r#"{"problem_type": "ranking"}"#),
+    (BGE_RERANKER, r#"{"pad_token_id": [1, 2]}"#),
+    (BGE_RERANKER, r#"{"max_position_embeddings": 2}"#),
+    (SENTIMENT, r#"{"dim": null}"#),
+    (SENTIMENT, r#"{"n_heads": 5}"#),
+    (SENTIMENT, r#"{"layer_norm_eps": 1e-5}"#),
+    (MODERNBERT, r#"{"attention_bias": true}"#),
+    (MODERNBERT, r#"{"hidden_activation": "relu"}"#),
+    (MODERNBERT, r#"{"num_attention_heads": 256}"#),
+    (MODERNBERT, r#"{"local_attention": 1}"#),
+    (MODERNBERT, r#"{"rope_scaling": {"rope_type": "yarn"}}"#),
+    (
+        MODERNBERT,
+        r#"{"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}"#,
+    ),
+    (
+        MODERNBERT,
+        r#"{"architectures": ["ModernBertForSequenceClassification"],
+                "classifier_pooling": "max"}"#,
+    ),
+];

@@ -1,14 +1,33 @@
 //! Files of sentence-transformers: what they say is taken, what is not supported is refused.
 
-use kernels::activation::Activation;
-
 use super::*;
+use crate::registry;
+use crate::spec::Network;
 
 const MODULE_LIST: &[u8] = br#"[
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
 const DENSE: &[u8] = br#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#;
+const WITH_DENSE: &[u8] = br#"[
+    {"path": "", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    {"path": "3_Dense", "type": "sentence_transformers.base.modules.dense.Dense"}]"#;
+const DENSE_LATE: &[u8] = br#"[
+    {"path": "", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    {"path": "3_Dense", "type": "sentence_transformers.models.Dense"}]"#;
+const SPLADE: &[u8] = br#"[
+    {"path": "", "type": "sentence_transformers.sparse_encoder.models.MLMTransformer"},
+    {"path": "1_SpladePooling",
+     "type": "sentence_transformers.sparse_encoder.models.SpladePooling"}]"#;
+const UNKNOWN: &[u8] = br#"[{"path": "", "type": "sentence_transformers.models.CNN"}]"#;
+const NARROW: &[u8] = br#"{"in_features": 384, "out_features": 64, "bias": true,
+    "activation_function": "torch.nn.modules.activation.Tanh"}"#;
+const PLAIN: &[u8] = br#"{"in_features": 64, "out_features": 16, "bias": false,
+    "activation_function": "torch.nn.modules.linear.Identity"}"#;
 const IN_FOLDER: &[u8] = br#"[
     {"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},
     {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
@@ -28,16 +47,12 @@ const MAX: &[u8] = br#"{"pooling_mode_max_tokens": true}"#;
 const BOTH: &[u8] = br#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#;
 
 fn read(files: &[(&'static str, &'static [u8])]) -> Result<Sentence, LoadError> {
-    let spec = EncoderSpec {
-        vocab: 100,
-        hidden: 384,
-        ffn: 48,
-        heads: 2,
-        layers: 2,
-        positions: 512,
-        segments: 2,
-        norm_eps: 1e-12,
-        activation: Activation::GeluErf,
+    let bert = r#"{"architectures": ["BertModel"], "vocab_size": 100, "hidden_size": 384,
+        "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2,
+        "max_position_embeddings": 512}"#;
+    let config = Config::parse("config.json", bert.as_bytes()).unwrap();
+    let Network::Encoder(spec) = registry::network(&config).unwrap().1 else {
+        panic!("a decoder")
     };
     super::read(&ModelFiles::Embedded(Vec::leak(files.to_vec())), &spec)
 }
@@ -53,20 +68,20 @@ fn modules_say_how_to_pool_and_normalize() {
         ),
     ]);
     let want = Sentence {
-        embedding: EmbeddingInfo {
+        modules: Modules::Vectors {
             pooling: Pooling::Mean,
+            dense: Vec::new(),
             normalize: true,
-            width: 384,
         },
         input_tokens_max: 256,
     };
     assert_eq!(minilm.unwrap(), want);
     let cls = read(&[(MODULES, MODULE_LIST), ("1_Pooling/config.json", CLS)]).unwrap();
     let want = Sentence {
-        embedding: EmbeddingInfo {
+        modules: Modules::Vectors {
             pooling: Pooling::Cls,
+            dense: Vec::new(),
             normalize: true,
-            width: 384,
         },
         input_tokens_max: 512,
     };
@@ -74,18 +89,46 @@ fn modules_say_how_to_pool_and_normalize() {
 }
 
 #[test]
-fn a_plain_folder_pools_by_mean() {
+fn a_plain_folder_says_nothing() {
     let want = Sentence {
-        embedding: EmbeddingInfo {
-            pooling: Pooling::Mean,
-            normalize: false,
-            width: 384,
-        },
+        modules: Modules::Absent,
         input_tokens_max: 512,
     };
     assert_eq!(read(&[]).unwrap(), want);
     let long = read(&[(SENTENCE, br#"{"max_seq_length": 100000}"#)]).unwrap();
     assert_eq!(long.input_tokens_max, 512);
+}
+
+#[test]
+fn dense_modules_and_splade_are_read() {
+    let dense = read(&[
+        (MODULES, WITH_DENSE),
+        ("1_Pooling/config.json", CLS),
+        ("2_Dense/config.json", NARROW),
+        ("3_Dense/config.json", PLAIN),
+    ]);
+    let Modules::Vectors {
+        dense, normalize, ..
+    } = dense.unwrap().modules
+    else {
+        panic!("no vectors")
+    };
+    let shapes: Vec<_> = dense
+        .iter()
+        .map(|module| (module.layer.inputs, module.layer.outputs, module.layer.bias))
+        .collect();
+    assert_eq!(shapes, [(384, 64, true), (64, 16, false)]);
+    assert_eq!(dense[0].layer.activation, Some(Activation::Tanh));
+    assert_eq!(dense[1].layer.activation, None);
+    assert!(!normalize);
+    let splade = read(&[
+        (MODULES, SPLADE),
+        (
+            "1_SpladePooling/config.json",
+            br#"{"pooling_strategy": "max", "activation_function": "relu"}"#,
+        ),
+    ]);
+    assert_eq!(splade.unwrap().modules, Modules::Splade);
 }
 
 /// BGE's files say so beside a tokenizer that does it.
@@ -110,6 +153,29 @@ fn other_modules_and_modes_are_refused_by_name() {
     let pooling = "1_Pooling/config.json";
     let messages = [
         read(&[(MODULES, DENSE)]),
+        read(&[(MODULES, UNKNOWN)]),
+        read(&[(MODULES, DENSE_LATE), (pooling, CLS)]),
+        read(&[(MODULES, WITH_DENSE), (pooling, CLS)]),
+        read(&[
+            (MODULES, WITH_DENSE),
+            (pooling, CLS),
+            ("2_Dense/config.json", PLAIN),
+        ]),
+        read(&[
+            (MODULES, WITH_DENSE),
+            (pooling, CLS),
+            (
+                "2_Dense/config.json",
+                br#"{"in_features": 384, "out_features": 64, "activation_function": "SiLU"}"#,
+            ),
+        ]),
+        read(&[
+            (MODULES, SPLADE),
+            (
+                "1_SpladePooling/config.json",
+                br#"{"pooling_strategy": "sum"}"#,
+            ),
+        ]),
         read(&[(MODULES, b"{}")]),
         read(&[(MODULES, b"[1]")]),
         read(&[(MODULES, b"[], []")]),

@@ -1,17 +1,46 @@
-//! BERT against transformers: each way of pooling, alone and packed with others.
+//! Encoders against transformers: each output, alone and packed with others.
 
-use engine::executor::{EncodeInput, Encoder, Output, Pooling};
-use models::load::{Dtype, Loaded, load};
+use engine::executor::{EncodeInput, Encoded, Encoder, Output, Pooling};
+use models::load::{
+    ClassifyInfo, Dtype, EmbeddingInfo, Loaded, ModelInfo, Problem, Task, info, load,
+};
 
 use crate::reference::{Input, files, inputs, options};
 
+/// Each way of pooling of BERT; of the others the tokens' vectors, of which pooling is made.
+const VECTORS: &[&str] = &[
+    "bert",
+    "bert_dense",
+    "distilbert",
+    "modernbert",
+    "xlm_roberta",
+];
+const CLASSIFIERS: &[&str] = &[
+    "bert_classifier",
+    "distilbert_classifier",
+    "modernbert_classifier",
+    "roberta_classifier_bf16",
+    "xlm_roberta_reranker",
+];
+const SPARSE: &[&str] = &[
+    "bert_splade",
+    "camembert_splade",
+    "distilbert_splade",
+    "modernbert_splade",
+];
+
 const MEAN: Output = Output::Pooled(Pooling::Mean);
 
-fn encoder(dtype: Option<Dtype>) -> Box<dyn Encoder> {
-    match load(&files("bert"), &options(dtype)).unwrap().0 {
+/// Always in f32, if nothing else is said: one case is stored in bf16.
+fn encoder(case: &str, dtype: Dtype) -> Box<dyn Encoder> {
+    match load(&files(case), &options(Some(dtype))).unwrap().0 {
         Loaded::Encoder(encoder) => encoder,
         Loaded::Decoder(_) => panic!("a decoder"),
     }
+}
+
+fn described(case: &str) -> ModelInfo {
+    info(&files(case), &options(None)).unwrap()
 }
 
 fn input(input: &Input, output: Output) -> EncodeInput {
@@ -22,9 +51,33 @@ fn input(input: &Input, output: Output) -> EncodeInput {
     }
 }
 
+/// The second half is of the second type.
+fn typed(one: &Input, output: Output) -> EncodeInput {
+    let tokens = one.tokens.len();
+    EncodeInput {
+        segments: (0..tokens).map(|i| u8::from(i >= tokens / 2)).collect(),
+        ..input(one, output)
+    }
+}
+
+fn encode(encoder: &mut dyn Encoder, inputs: &[EncodeInput]) -> Vec<Encoded> {
+    let mut encoded = Vec::new();
+    encoder.encode(inputs, &mut encoded).unwrap();
+    encoded
+}
+
 fn unit(vector: &[f32]) -> Vec<f32> {
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
     vector.iter().map(|x| x / length).collect()
+}
+
+/// All places of a sparse vector.
+fn spread(sparse: &Encoded) -> Vec<f32> {
+    let mut all = vec![0.0; sparse.width as usize];
+    for (place, value) in sparse.sparse() {
+        all[place as usize] = value;
+    }
+    all
 }
 
 fn largest_difference(got: &[f32], want: &[f32]) -> f32 {
@@ -35,37 +88,98 @@ fn largest_difference(got: &[f32], want: &[f32]) -> f32 {
         .fold(0.0, f32::max)
 }
 
+/// What a case gives of each of its inputs, all of them in one batch with vectors of tokens asked
+/// for beside them; each has the bits that it has alone.
+fn results(case: &str, dtype: Dtype, output: Output) -> Vec<(Input, Encoded)> {
+    let mut encoder = encoder(case, dtype);
+    let inputs = inputs(case);
+    let batch: Vec<_> = inputs
+        .iter()
+        .flat_map(|one| [input(one, output), input(one, Output::Tokens)])
+        .collect();
+    let packed = encode(encoder.as_mut(), &batch);
+    for (one, packed) in batch.iter().zip(&packed) {
+        let alone = encode(encoder.as_mut(), std::slice::from_ref(one));
+        assert_eq!(&alone[0], packed, "{case}: alone and packed differ");
+    }
+    inputs
+        .into_iter()
+        .zip(packed.into_iter().step_by(2))
+        .collect()
+}
+
+/// That all differences are below the tolerance, and in bf16 that there are any.
+fn check(what: &str, dtype: Dtype, difference: f32, tolerance: f32) {
+    println!("{what} {dtype:?}: {difference:.1e}");
+    let least = if dtype == Dtype::F32 { 0.0 } else { 1e-6 };
+    assert!(
+        (least..tolerance).contains(&difference),
+        "{what} in {dtype:?}: {difference}"
+    );
+}
+
 #[test]
 fn vectors_match_transformers() {
-    let mut encoder = encoder(None);
     for pooling in [Pooling::Cls, Pooling::Mean, Pooling::LastToken] {
-        let inputs = inputs("bert");
-        let batch: Vec<EncodeInput> = inputs
-            .iter()
-            .map(|one| input(one, Output::Pooled(pooling)))
-            .collect();
-        let mut packed = Vec::new();
-        encoder.encode(&batch, &mut packed).unwrap();
-        for (index, want) in inputs.iter().enumerate() {
-            let vector = &packed[index].values;
+        for (one, encoded) in results("bert", Dtype::F32, Output::Pooled(pooling)) {
+            let vector = &encoded.values;
             let (got, want) = match pooling {
-                Pooling::Cls => (unit(vector), &want.cls),
-                Pooling::Mean => (unit(vector), &want.mean),
-                Pooling::LastToken => (vector.clone(), &want.last),
+                Pooling::Cls => (unit(vector), one.result("cls")),
+                Pooling::Mean => (unit(vector), one.result("mean")),
+                Pooling::LastToken => {
+                    let hidden = one.result("hidden");
+                    (vector.clone(), &hidden[hidden.len() - vector.len()..])
+                }
             };
             let difference = largest_difference(&got, want);
-            println!("{pooling:?} {index}: {difference:.1e}");
-            assert!(
-                difference < 1e-4,
-                "{pooling:?} of input {index}: {difference}"
-            );
+            check(&format!("bert {pooling:?}"), Dtype::F32, difference, 1e-4);
+        }
+    }
+}
 
-            let mut alone = Vec::new();
-            encoder.encode(&batch[index..=index], &mut alone).unwrap();
-            assert_eq!(
-                alone[0], packed[index],
-                "alone and packed give the same bits"
-            );
+/// Token vectors are asked of every encoder, whatever its head. In bf16 each value has a deviation
+/// of about 1.
+#[test]
+fn token_vectors_match_transformers() {
+    for case in [VECTORS, CLASSIFIERS, SPARSE].concat() {
+        for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, BF16_TOLERANCE)] {
+            let mut largest = 0.0_f32;
+            for (one, encoded) in results(case, dtype, Output::Tokens) {
+                assert_eq!(encoded.rows().len(), one.tokens.len());
+                let difference = largest_difference(&encoded.values, one.result("hidden"));
+                largest = largest.max(difference);
+            }
+            check(case, dtype, largest, tolerance);
+        }
+    }
+}
+
+#[test]
+fn scores_match_transformers() {
+    for case in CLASSIFIERS {
+        for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, BF16_TOLERANCE)] {
+            let mut largest = 0.0_f32;
+            for (one, encoded) in results(case, dtype, Output::Scores) {
+                let difference = largest_difference(&encoded.values, one.result("scores"));
+                largest = largest.max(difference);
+            }
+            check(case, dtype, largest, tolerance);
+        }
+    }
+}
+
+#[test]
+fn weights_of_words_match_transformers() {
+    for case in SPARSE {
+        for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, BF16_TOLERANCE)] {
+            let mut largest = 0.0_f32;
+            for (one, encoded) in results(case, dtype, Output::Sparse) {
+                assert_eq!(encoded.width, 128);
+                assert!(encoded.places.len() < 128, "nothing is sparse about it");
+                let difference = largest_difference(&spread(&encoded), one.result("weights"));
+                largest = largest.max(difference);
+            }
+            check(case, dtype, largest, tolerance);
         }
     }
 }
@@ -73,30 +187,82 @@ fn vectors_match_transformers() {
 /// The second half of each input is of the second type.
 #[test]
 fn token_types_match_transformers() {
-    let mut encoder = encoder(None);
-    for one in inputs("bert") {
-        let tokens = one.tokens.len();
-        let typed = EncodeInput {
-            segments: (0..tokens).map(|i| u8::from(i >= tokens / 2)).collect(),
-            ..input(&one, MEAN)
-        };
-        let mut vector = Vec::new();
-        encoder.encode(&[typed], &mut vector).unwrap();
-        let difference = largest_difference(&unit(&vector[0].values), &one.typed);
-        println!("{tokens} tokens: {difference:.1e}");
-        assert!(difference < 1e-4, "{tokens} tokens: {difference}");
+    for (case, output) in [("bert", MEAN), ("bert_classifier", Output::Scores)] {
+        let mut encoder = encoder(case, Dtype::F32);
+        for one in inputs(case) {
+            let values = &encode(encoder.as_mut(), &[typed(&one, output)])[0].values;
+            let got = if output == MEAN {
+                unit(values)
+            } else {
+                values.clone()
+            };
+            let difference = largest_difference(&got, one.result("typed"));
+            check(&format!("{case} typed"), Dtype::F32, difference, 1e-4);
+            let plain = &encode(encoder.as_mut(), &[input(&one, output)])[0].values;
+            assert!(largest_difference(plain, values) > 1e-3, "types count");
+        }
     }
 }
 
 /// Tolerance: 0.02 on vectors of length one, whose elements have a deviation of 0.14.
 #[test]
 fn vectors_match_transformers_in_bf16() {
-    let mut encoder = encoder(Some(Dtype::Bf16));
-    for one in inputs("bert") {
-        let mut vector = Vec::new();
-        encoder.encode(&[input(&one, MEAN)], &mut vector).unwrap();
-        let difference = largest_difference(&unit(&vector[0].values), &one.mean);
-        println!("{} tokens: {difference:.1e}", one.tokens.len());
-        assert!((1e-6..0.02).contains(&difference), "{difference}");
+    for (one, encoded) in results("bert", Dtype::Bf16, MEAN) {
+        let difference = largest_difference(&unit(&encoded.values), one.result("mean"));
+        check("bert mean", Dtype::Bf16, difference, 0.02);
     }
 }
+
+/// After pooling come the Dense modules, which have files of their own.
+#[test]
+fn dense_modules_are_part_of_pooling() {
+    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, BF16_TOLERANCE)] {
+        for (one, encoded) in results("bert_dense", dtype, MEAN) {
+            let difference = largest_difference(&encoded.values, one.result("dense"));
+            check("bert_dense", dtype, difference, tolerance);
+        }
+    }
+    let vectors = EmbeddingInfo {
+        pooling: Pooling::Mean,
+        normalize: true,
+        width: 24,
+    };
+    let described = described("bert_dense");
+    assert_eq!(described.task, Task::Embed(vectors));
+    let without = self::described("bert_splade");
+    assert_eq!(described.hidden, 32);
+    // The head's transform and biases on one side, the module on the other.
+    assert_eq!(
+        described.parameters - (24 * 32 + 24),
+        without.parameters - (32 * 32 + 3 * 32 + 128)
+    );
+}
+
+#[test]
+fn files_say_what_an_encoder_is_for() {
+    for case in SPARSE {
+        assert_eq!(described(case).task, Task::Sparse, "{case}");
+    }
+    let classify = |labels: &[&str], problem| {
+        Task::Classify(ClassifyInfo {
+            labels: labels.iter().map(|&label| label.to_owned()).collect(),
+            problem,
+        })
+    };
+    let moods = ["sad", "calm", "merry"];
+    assert_eq!(described("bert_classifier").task, classify(&moods, None));
+    assert_eq!(
+        described("roberta_classifier_bf16").task,
+        classify(&moods, Some(Problem::MultiLabel))
+    );
+    assert_eq!(
+        described("xlm_roberta_reranker").task,
+        classify(&["LABEL_0"], None)
+    );
+    // Two of RoBERTa's rows are padding's.
+    assert_eq!(described("xlm_roberta").context_max, 62);
+    assert_eq!(described("bert_classifier").context_max, 64);
+}
+
+/// Values have a deviation of about 1, and bf16 eight bits.
+const BF16_TOLERANCE: f32 = 0.1;

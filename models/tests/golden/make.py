@@ -18,8 +18,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, BertConfig, BertModel,
-                          LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config)
+from transformers import (AutoModelForCausalLM, BertConfig, BertForMaskedLM,
+                          BertForSequenceClassification, BertModel, CamembertConfig,
+                          CamembertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM,
+                          DistilBertForSequenceClassification, DistilBertModel,
+                          LlamaConfig, MistralConfig, ModernBertConfig,
+                          ModernBertForMaskedLM, ModernBertForSequenceClassification,
+                          ModernBertModel, Qwen2Config, Qwen3Config, RobertaConfig,
+                          RobertaForSequenceClassification, XLMRobertaConfig,
+                          XLMRobertaForSequenceClassification, XLMRobertaModel)
 from transformers.utils import logging
 
 HERE = Path(__file__).resolve().parent
@@ -83,6 +90,47 @@ CASES = {
     "llama3_bf16": ("llama3", 2, torch.bfloat16, False),
     "qwen2_bf16": ("qwen2", 2600, torch.bfloat16, False),
     "mistral_f16": ("mistral", 10, torch.float16, True),
+}
+
+BERT = dict(vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=64, hidden_act="gelu")
+ROBERTA = dict(BERT, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+DISTILBERT = dict(vocab_size=128, dim=32, hidden_dim=48, n_layers=2, n_heads=2,
+                  max_position_embeddings=64)
+MODERNBERT = dict(vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                  num_attention_heads=2, max_position_embeddings=64, local_attention=8,
+                  global_attn_every_n_layers=2, pad_token_id=0, bos_token_id=1,
+                  eos_token_id=2, cls_token_id=1, sep_token_id=2)
+RERANKER = dict(id2label={0: "LABEL_0"}, label2id={"LABEL_0": 0})
+MOODS = dict(id2label={0: "sad", 1: "calm", 2: "merry"},
+             label2id={"sad": 0, "calm": 1, "merry": 2})
+
+# folder -> (model class, config, seed, stored dtype, classic config form)
+ENCODERS = {
+    "bert_classifier": (BertForSequenceClassification, BertConfig(**BERT, **MOODS),
+                        21, torch.float32, True),
+    "bert_splade": (BertForMaskedLM, BertConfig(**BERT), 22, torch.float32, False),
+    "bert_dense": (BertModel, BertConfig(**BERT), 23, torch.float32, True),
+    "xlm_roberta": (XLMRobertaModel, XLMRobertaConfig(**ROBERTA), 24, torch.float32, False),
+    "xlm_roberta_reranker": (XLMRobertaForSequenceClassification,
+                             XLMRobertaConfig(**ROBERTA, **RERANKER), 25, torch.float32, True),
+    "roberta_classifier_bf16": (RobertaForSequenceClassification,
+                                RobertaConfig(**ROBERTA, **MOODS,
+                                              problem_type="multi_label_classification"),
+                                26, torch.bfloat16, False),
+    "camembert_splade": (CamembertForMaskedLM, CamembertConfig(**ROBERTA), 27,
+                         torch.float32, True),
+    "distilbert": (DistilBertModel, DistilBertConfig(**DISTILBERT), 28, torch.float32, True),
+    "distilbert_classifier": (DistilBertForSequenceClassification,
+                              DistilBertConfig(**DISTILBERT, **MOODS), 29, torch.float32, False),
+    "distilbert_splade": (DistilBertForMaskedLM, DistilBertConfig(**DISTILBERT), 30,
+                          torch.float32, False),
+    "modernbert": (ModernBertModel, ModernBertConfig(**MODERNBERT), 31, torch.float32, False),
+    "modernbert_classifier": (ModernBertForSequenceClassification,
+                              ModernBertConfig(**MODERNBERT, **MOODS, classifier_pooling="mean",
+                                               classifier_bias=True), 32, torch.float32, True),
+    "modernbert_splade": (ModernBertForMaskedLM, ModernBertConfig(**MODERNBERT), 33,
+                          torch.float32, False),
 }
 
 
@@ -167,7 +215,11 @@ def classic_form(path):
     config = json.loads(path.read_text())
     config["torch_dtype"] = config.pop("dtype")
     rope = config.pop("rope_parameters", None)
-    if rope:
+    if rope and "full_attention" in rope:
+        config["global_rope_theta"] = rope["full_attention"]["rope_theta"]
+        config["local_rope_theta"] = rope["sliding_attention"]["rope_theta"]
+        config["global_attn_every_n_layers"] = config.pop("layer_types").count("full_attention") + 1
+    elif rope:
         config["rope_theta"] = rope.pop("rope_theta")
         config["rope_scaling"] = rope if rope["rope_type"] != "default" else None
     config["transformers_version"] = "4.51.0"
@@ -244,8 +296,92 @@ def unit(x):
     return torch.nn.functional.normalize(x, dim=-1)
 
 
+def encoder_inputs(vocab, lengths=(6, 21, 50)):
+    """Three fixed inputs of random ids, without the special ids 0..2."""
+    gen = torch.Generator().manual_seed(8)
+    return [torch.randint(3, vocab, (n,), generator=gen) for n in lengths]
+
+
+def build_encoder(case):
+    """The random encoder of one case, its words' biases far enough below zero to be sparse."""
+    model_class, config, seed, dtype, _ = ENCODERS[case]
+    config._attn_implementation = "eager"
+    model = model_class(config).eval()
+    randomize(model, seed, 0.5)
+    if "MaskedLM" in model_class.__name__:
+        with torch.no_grad():
+            model.get_output_embeddings().bias.sub_(3.0)
+    return model.to(dtype)
+
+
 @torch.no_grad()
-def make_encoder(case="bert", lengths=(6, 21, 50), seed=11):
+def dense_module(folder, hidden, seed):
+    """Files of sentence-transformers that make 24 values of a mean of `hidden`, and scale them."""
+    gen = torch.Generator().manual_seed(seed)
+    weight = 0.3 * torch.randn(24, hidden, generator=gen)
+    bias = 0.3 * torch.randn(24, generator=gen)
+    modules = ["Transformer", "Pooling", "Dense", "Normalize"]
+    write_json(folder / "modules.json", [
+        {"idx": i, "name": str(i), "path": "" if i == 0 else f"{i}_{name}",
+         "type": f"sentence_transformers.models.{name}"} for i, name in enumerate(modules)])
+    for name in ("1_Pooling", "2_Dense"):
+        (folder / name).mkdir()
+    write_json(folder / "1_Pooling/config.json", {
+        "word_embedding_dimension": hidden, "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True})
+    write_json(folder / "2_Dense/config.json", {
+        "in_features": hidden, "out_features": 24, "bias": True,
+        "activation_function": "torch.nn.modules.activation.Tanh"})
+    save_file({"linear.weight": weight, "linear.bias": bias},
+              folder / "2_Dense/model.safetensors")
+    return lambda mean: torch.tanh(torch.nn.functional.linear(mean, weight, bias))
+
+
+@torch.no_grad()
+def make_encoder(case):
+    """Token vectors, and what the head or the Dense module makes of them."""
+    model_class, config, seed, _, classic = ENCODERS[case]
+    folder = HERE / case
+    save(build_encoder(case), folder, classic)
+    dense = dense_module(folder, 32, seed) if case == "bert_dense" else None
+    model = model_class.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager").eval()
+    inputs = encoder_inputs(config.vocab_size)
+    ids = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True,
+                                          padding_value=config.pad_token_id)
+    mask = torch.nn.utils.rnn.pad_sequence(
+        [torch.ones_like(x) for x in inputs], batch_first=True)
+    padded = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    tensors, worst = {}, 0.0
+    for i, x in enumerate(inputs):
+        hidden = model.base_model(input_ids=x[None]).last_hidden_state[0]
+        worst = max(worst, (padded[i, :len(x)] - hidden).abs().max().item())
+        tensors[f"hidden.{i}"] = hidden.contiguous()
+        if dense:
+            tensors[f"dense.{i}"] = dense(hidden.mean(0))
+        if "Classification" in model_class.__name__:
+            tensors[f"scores.{i}"] = model(input_ids=x[None]).logits[0]
+            if case.startswith("bert"):
+                types = (torch.arange(len(x)) >= len(x) // 2).long()
+                typed = model(input_ids=x[None], token_type_ids=types[None]).logits[0]
+                tensors[f"typed.{i}"] = typed
+        if "MaskedLM" in model_class.__name__:
+            logits = model(input_ids=x[None]).logits[0]
+            tensors[f"weights.{i}"] = torch.log1p(torch.relu(logits)).max(0).values
+    if worst > 1e-5:
+        raise SystemExit(f"padded and single runs disagree by {worst}")
+    save_file(tensors, folder / "golden.safetensors")
+    write_json(folder / "golden.json", {
+        "case": case, "seed": seed, "inputs": [x.tolist() for x in inputs]})
+    last = [name for name in tensors if name.endswith(".1") and name != "hidden.1"]
+    print(case, "padded vs alone", worst, *(
+        f"{name}: {(tensors[name] != 0).sum().item()} of {len(tensors[name])}, "
+        f"deviation {tensors[name].std().item() if len(tensors[name]) > 1 else 0:.2f}"
+        for name in last))
+
+
+@torch.no_grad()
+def make_bert(case="bert", lengths=(6, 21, 50), seed=11):
     """A BERT encoder: hidden states, mean-pooled and CLS-pooled embeddings."""
     config = BertConfig(
         vocab_size=256, hidden_size=48, intermediate_size=96, num_hidden_layers=2,
@@ -286,9 +422,15 @@ def main():
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     wanted = tuple(sys.argv[1:]) or ("",)
-    for case in [*CASES, "bert"]:
-        if case.startswith(wanted):
-            make_encoder() if case == "bert" else make_decoder(case)
+    for case in [*CASES, "bert", *ENCODERS]:
+        if not case.startswith(wanted):
+            continue
+        if case == "bert":
+            make_bert()
+        elif case in ENCODERS:
+            make_encoder(case)
+        else:
+            make_decoder(case)
 
 
 if __name__ == "__main__":

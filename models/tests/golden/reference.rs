@@ -1,10 +1,12 @@
 //! The committed checkpoints and their reference results.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use models::files::ModelFiles;
 use models::load::{Dtype, LoadFormat, LoadOptions, Threads};
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use scheduler::request::Token;
 use serde_json::Value;
 
@@ -65,11 +67,14 @@ pub(crate) fn prompts(case: &str) -> Vec<Prompt> {
 #[derive(Debug)]
 pub(crate) struct Input {
     pub(crate) tokens: Vec<Token>,
-    pub(crate) cls: Vec<f32>,
-    pub(crate) mean: Vec<f32>,
-    pub(crate) last: Vec<f32>,
-    /// The mean with token type 1 from the middle on.
-    pub(crate) typed: Vec<f32>,
+    results: BTreeMap<String, Vec<f32>>,
+}
+
+impl Input {
+    /// A result of this name; the case's tensors are named `<name>.<input>`.
+    pub(crate) fn result(&self, name: &str) -> &[f32] {
+        self.results.get(name).unwrap()
+    }
 }
 
 /// The inputs of an encoder's case.
@@ -77,17 +82,15 @@ pub(crate) fn inputs(case: &str) -> Vec<Input> {
     let golden = json(case);
     let file = std::fs::read(folder(case).join("golden.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&file).unwrap();
-    let tensor = |name: String| floats(tensors.tensor(&name).unwrap().data());
     let inputs = golden["inputs"].as_array().unwrap();
     let input = |(index, tokens): (usize, &Value)| {
-        let cls = tensor(format!("cls.{index}"));
-        let hidden = tensor(format!("hidden.{index}"));
+        let own = |(name, view): (&str, TensorView<'_>)| {
+            let name = name.strip_suffix(&format!(".{index}"))?;
+            Some((name.to_owned(), floats(view.data())))
+        };
         Input {
             tokens: numbers(tokens).map(Token).collect(),
-            mean: tensor(format!("mean.{index}")),
-            typed: tensor(format!("typed.{index}")),
-            last: hidden[hidden.len() - cls.len()..].to_vec(),
-            cls,
+            results: tensors.iter().filter_map(own).collect(),
         }
     };
     inputs.iter().enumerate().map(input).collect()

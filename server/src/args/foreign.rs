@@ -121,7 +121,7 @@ pub const FOREIGN: [(&[&str], &str); 24] = [
     ),
     (
         &["max-image-fetch-size", "dense-path"],
-        "there are no images and no dense layers after pooling",
+        "there are no images, and dense layers after pooling are those that modules.json names",
     ),
     (&["uds-path"], "the server listens on --hostname and --port"),
 ];

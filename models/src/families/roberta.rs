@@ -1,0 +1,69 @@
+//! RoBERTa, XLM-RoBERTa and CamemBERT (multilingual E5, BGE-M3, BGE rerankers).
+
+use engine::executor::Pooling;
+use kernels::activation::Activation;
+
+use crate::config::Config;
+use crate::families::{self, ENCODER_KEYS, bert};
+use crate::load::LoadError;
+use crate::spec::{
+    Classifier, Dense, EncoderHead, EncoderSpec, Names, Network, Positions, Vocabulary,
+};
+
+/// The spec of a `RobertaModel`.
+pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
+    encoder(config).map(Network::Encoder)
+}
+
+/// The spec of a `RobertaForSequenceClassification`.
+pub(crate) fn classifier(config: &Config) -> Result<Network, LoadError> {
+    let mut spec = encoder(config)?;
+    let info = families::classes(config)?;
+    spec.head = EncoderHead::Classifier(Classifier {
+        pooling: Pooling::Cls,
+        layers: vec![
+            families::dense("classifier.dense", spec.hidden, Activation::Tanh),
+            families::scores("classifier.out_proj", spec.hidden, &info),
+        ],
+        info,
+    });
+    Ok(Network::Encoder(spec))
+}
+
+/// The spec of a `RobertaForMaskedLM`, whose head has GELU whatever the layers have.
+pub(crate) fn masked(config: &Config) -> Result<Network, LoadError> {
+    families::tied(config)?;
+    let mut spec = encoder(config)?;
+    spec.head = EncoderHead::Vocabulary(Vocabulary {
+        transform: Dense {
+            norm: Some("lm_head.layer_norm"),
+            ..families::dense("lm_head.dense", spec.hidden, Activation::GeluErf)
+        },
+        bias: Some("lm_head.bias"),
+    });
+    Ok(Network::Encoder(spec))
+}
+
+/// BERT with positions that begin after padding's.
+fn encoder(config: &Config) -> Result<EncoderSpec, LoadError> {
+    let mut spec = families::encoder(config, &ENCODER_KEYS, &NAMES)?;
+    let padding = match config.tokens("pad_token_id")?.as_deref() {
+        None => 1,
+        Some([padding]) => *padding as usize,
+        Some(_) => return Err(config.wrong("pad_token_id", "a token id")),
+    };
+    if let Positions::Table { rows, first } = &mut spec.positions {
+        *first = padding + 1;
+        if *first >= *rows {
+            let expected = format!("more than pad_token_id + 1 = {first}");
+            return Err(config.wrong("max_position_embeddings", &expected));
+        }
+    }
+    Ok(spec)
+}
+
+const NAMES: Names = Names {
+    base: "roberta.",
+    spare: &["embeddings.position_ids", "pooler.", "lm_head."],
+    ..bert::NAMES
+};
