@@ -22,7 +22,7 @@ pub(crate) struct Attend<'a, T: PageLane> {
     pub(crate) source: Source<'a, T>,
     pub(crate) queries: Queries<'a>,
     pub(crate) sight: Sight,
-    pub(crate) scores: Scores,
+    pub(crate) scores: Scores<'a>,
     pub(crate) rows: Range<usize>,
     pub(crate) part: Part<'a>,
     pub(crate) out: SharedMut<'a, f32>,
@@ -360,12 +360,21 @@ impl<T: PageLane> Attend<'_, T> {
     /// Turns the scores of a row into weights and rescales its sums to the new maximum.
     #[inline(always)]
     fn weigh<S: Simd>(&mut self, simd: S, row: usize, start: usize) {
-        let seen = self.sight.range(self.token(row));
+        let token = self.token(row);
+        let seen = self.sight.range(token);
+        let group = self.queries.group;
+        let head = self.source.head * group + (self.rows.start + row) % group;
         let work = &mut *self.workspace;
         let scores = &work.scores[row * TILE..(row + 1) * TILE];
         let mut x = [simd.splat(0.0); PAGES];
         for (x, scores) in x.iter_mut().zip(scores.chunks_exact(LANES)) {
             *x = self.scores.powers(simd, simd.load_slice(scores));
+        }
+        if let Some(bias) = self.scores.bias {
+            let bias = bias.tile(head, token, start).chunks_exact(LANES);
+            for (x, bias) in x.iter_mut().zip(bias) {
+                *x = simd.add(*x, simd.load_slice(bias));
+            }
         }
         if seen.start > start || seen.end < start + TILE {
             mask(simd, &mut x, start, &seen);
@@ -563,7 +572,7 @@ const PLACES: [f32; LANES] = [
 ];
 
 /// Positions of a tile: four vectors of scores.
-const TILE: usize = 64;
+pub(crate) const TILE: usize = 64;
 const PAGES: usize = TILE / PAGE;
 /// Positions summed up before they are merged.
 pub(crate) const CHUNK: usize = 512;

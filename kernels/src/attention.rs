@@ -2,12 +2,14 @@
 
 #![expect(unsafe_code, reason = "words of scratch memory are lent as floats")]
 
+use crate::attend::TILE;
 use crate::call::{Call, Sequence};
 use crate::kv::{KvCache, Pages};
 use crate::pages::{PAGE, PageLayout};
 
 use crate::source::{Order, Sight};
 use crate::{Compute, Rows};
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// Heads and scaling of an attention layer.
@@ -63,6 +65,44 @@ pub struct Packed<'a> {
     pub v: Rows<'a>,
     /// First row of each sequence, then the number of rows.
     pub cu_lengths: &'a [u32],
+    /// What is added to the scores, if anything is.
+    pub bias: Option<&'a DistanceBias>,
+}
+
+/// What is added to the scores of each head by how far the key stands behind the query.
+#[derive(Debug)]
+pub struct DistanceBias {
+    heads: usize,
+    /// The largest distance in either direction.
+    reach: usize,
+    /// `[heads, 2 * reach + TILE]`: distances from `-reach` to `reach`, as powers of two, and room
+    /// for the end of a tile.
+    powers: Vec<f32>,
+}
+
+impl DistanceBias {
+    /// Asks for each head and each distance from `-reach` to `reach` once.
+    pub fn new(heads: usize, reach: usize, bias: impl Fn(usize, isize) -> f32) -> Self {
+        let width = 2 * reach + TILE;
+        let mut powers = vec![0.0; heads * width];
+        for (head, row) in powers.chunks_exact_mut(width).enumerate() {
+            let distances = -(reach as isize)..=reach as isize;
+            for (power, distance) in row.iter_mut().zip(distances) {
+                *power = bias(head, distance) * LOG2_E;
+            }
+        }
+        Self {
+            heads,
+            reach,
+            powers,
+        }
+    }
+
+    /// What the keys of the tile that begins at `start` get from a query.
+    pub(crate) fn tile(&self, head: usize, query: usize, start: usize) -> &[f32] {
+        let first = head * (2 * self.reach + TILE) + start + self.reach - query;
+        &self.powers[first..first + TILE]
+    }
 }
 
 /// Causal attention: row `i` of a segment sees the positions up to `start + i`.
@@ -119,6 +159,7 @@ pub fn paged_attention(
     let call = Call {
         shape,
         q,
+        bias: None,
         sequences: batch.segments.len(),
         sequence: &sequence,
     };
@@ -141,6 +182,7 @@ pub fn packed_attention(
         k,
         v,
         cu_lengths,
+        bias,
     } = *packed;
     shape.check(q, out.len());
     assert!(
@@ -155,6 +197,13 @@ pub fn packed_attention(
     assert!(
         cu_lengths.last().is_none_or(|&end| end as usize <= q.len()),
         "lengths {cu_lengths:?}"
+    );
+    let longest = cu_lengths.windows(2).map(|ends| ends[1] - ends[0]).max();
+    assert!(
+        bias.is_none_or(|bias| {
+            bias.heads == shape.heads && bias.reach >= longest.unwrap_or(0) as usize
+        }),
+        "a bias for other sequences"
     );
     let sequences = cu_lengths.len().saturating_sub(1);
     let rows = |index: usize| cu_lengths[index] as usize..cu_lengths[index + 1] as usize;
@@ -174,6 +223,7 @@ pub fn packed_attention(
     let call = Call {
         shape,
         q,
+        bias,
         sequences,
         sequence: &sequence,
     };

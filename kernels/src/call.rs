@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "threads write to one slice")]
 
 use crate::attend::{Attend, CHUNK, Part, WORKSPACE, rows_of_tile, slot};
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, DistanceBias};
 use crate::pages::{PAGE, PageLane, PageLayout};
 use crate::shared::SharedMut;
 use crate::simd::{Kernel, Simd, vectorize};
@@ -23,6 +23,7 @@ pub(crate) struct Sequence<'a> {
 pub(crate) struct Call<'a> {
     pub(crate) shape: &'a AttentionShape,
     pub(crate) q: Rows<'a>,
+    pub(crate) bias: Option<&'a DistanceBias>,
     pub(crate) sequences: usize,
     pub(crate) sequence: &'a (dyn Fn(usize) -> Sequence<'a> + Sync),
 }
@@ -238,7 +239,11 @@ impl<T: PageLane> Running<'_, '_, T> {
                     group,
                 },
                 sight: sequence.sight,
-                scores: Scores { scale, softcap },
+                scores: Scores {
+                    scale,
+                    softcap,
+                    bias: self.call.bias,
+                },
                 rows: first..(first + height).min(rows.len() * group),
                 part,
                 out: self.out,

@@ -2,6 +2,7 @@
 
 use crate::Rows;
 use crate::attend::CHUNK;
+use crate::attention::DistanceBias;
 use crate::pages::PageLayout;
 use crate::simd::{Simd, math};
 use std::f32::consts::LOG2_E;
@@ -70,9 +71,10 @@ impl Sight {
 
 /// How scores become weights.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scores {
+pub(crate) struct Scores<'a> {
     pub(crate) scale: f32,
     pub(crate) softcap: Option<f32>,
+    pub(crate) bias: Option<&'a DistanceBias>,
 }
 
 /// Query rows of one sequence and one head of keys: row `i` is query head `i % group` of the
@@ -101,7 +103,7 @@ impl<T> Source<'_, T> {
     }
 }
 
-impl Scores {
+impl Scores<'_> {
     /// Powers of two of the weights, from dot products.
     #[inline(always)]
     pub(crate) fn powers<S: Simd>(&self, simd: S, dot: S::F) -> S::F {

@@ -2,7 +2,7 @@
 
 use engine::executor::{EncodeInput, Encoded, Encoder, ExecutorError, Output, Pooling, Progress};
 use kernels::activation::{gelu_erf_mul, gelu_tanh_mul, silu_mul};
-use kernels::attention::{AttentionShape, Packed, packed_attention};
+use kernels::attention::{AttentionShape, DistanceBias, Packed, packed_attention};
 use kernels::embedding::Embedding;
 use kernels::linear::Linear;
 use kernels::norm::{LayerNorm, add_layer_norm, add_then_layer_norm, layer_norm};
@@ -23,6 +23,7 @@ pub(crate) struct CpuEncoder {
     spec: EncoderSpec,
     tokens: Tokens,
     order: Order,
+    distance: Option<DistanceBias>,
     segments: Option<Embedding>,
     norm: Norm,
     layers: Vec<Layer>,
@@ -106,6 +107,7 @@ impl CpuEncoder {
         let (names, hidden) = (spec.names, spec.hidden);
         let tokens = Tokens::load(spec, source, &at(names.tokens))?;
         let order = Order::load(spec, source, &at(names.positions))?;
+        let distance = distance_bias(spec, source, &at(names.distance))?;
         let segments = match spec.segments {
             0 => None,
             rows => {
@@ -124,6 +126,7 @@ impl CpuEncoder {
             spec: spec.clone(),
             tokens,
             order,
+            distance,
             segments,
             norm,
             layers,
@@ -241,6 +244,7 @@ impl CpuEncoder {
             k: Rows::new(qkv, 3 * hidden, hidden, hidden),
             v: Rows::new(qkv, 3 * hidden, 2 * hidden, hidden),
             cu_lengths: &self.inputs.cu_lengths,
+            bias: self.distance.as_ref(),
         };
         packed_attention(compute, &shape, &packed, attended);
         let update = &mut buffers.update[..rows * hidden];
@@ -422,6 +426,22 @@ impl Order {
             }
         }
     }
+}
+
+/// The biases of all distances that the longest input has.
+fn distance_bias(
+    spec: &EncoderSpec,
+    source: &mut Source,
+    name: &str,
+) -> Result<Option<DistanceBias>, LoadError> {
+    let Some(buckets) = spec.distance else {
+        return Ok(None);
+    };
+    let mut table = Vec::new();
+    let values = buckets.buckets * spec.heads;
+    source.shift(&format!("{name}.weight"), values, &mut table)?;
+    let bias = |head: usize, distance| table[buckets.of(distance) * spec.heads + head];
+    Ok(Some(DistanceBias::new(spec.heads, spec.context(), bias)))
 }
 
 impl Layer {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::families::{bert, distilbert, llama, mistral, modernbert, qwen2, qwen3, roberta};
+use crate::families::{bert, distilbert, llama, mistral, modernbert, mpnet, qwen2, qwen3, roberta};
 use crate::load::LoadError;
 use crate::spec::Network;
 
@@ -23,6 +23,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ),
     ("DistilBertModel", distilbert::spec),
     ("LlamaForCausalLM", llama::spec),
+    ("MPNetForMaskedLM", mpnet::masked),
+    ("MPNetForSequenceClassification", mpnet::classifier),
+    ("MPNetModel", mpnet::spec),
     ("MistralForCausalLM", mistral::spec),
     ("ModernBertForMaskedLM", modernbert::masked),
     (

@@ -155,6 +155,8 @@ pub(crate) struct EncoderSpec {
     pub(crate) windows: Vec<Option<u32>>,
     /// How it knows the order of tokens.
     pub(crate) positions: Positions,
+    /// What scores of attention get by the distance of key and query, if anything.
+    pub(crate) distance: Option<DistanceBuckets>,
     /// Rows of the segment embedding; 0 where there is none.
     pub(crate) segments: usize,
     /// Added to the variance in every norm.
@@ -190,6 +192,34 @@ pub(crate) enum Positions {
         /// In layers with a window.
         windowed: Rope,
     },
+}
+
+/// Distances that share a bias: each of the first ones has its own, then ever more of them share
+/// one, up to a distance after which all do; those before and after a query apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DistanceBuckets {
+    /// Rows of the table.
+    pub(crate) buckets: usize,
+    /// Distances from here on share the last bucket.
+    pub(crate) distance_max: usize,
+}
+
+impl DistanceBuckets {
+    /// The row of a distance, from the query to the key.
+    pub(crate) fn of(self, distance: isize) -> usize {
+        let half = self.buckets / 2;
+        let exact = half / 2;
+        let away = distance.unsigned_abs();
+        let side = if distance > 0 { half } else { 0 };
+        if away < exact {
+            return side + away;
+        }
+        // In f32, as the networks were trained: buckets begin where it rounds to.
+        let share = (away as f32 / exact as f32).ln()
+            / (self.distance_max as f64 / exact as f64).ln() as f32;
+        let beyond = (share * (half - exact) as f32) as usize;
+        side + (exact + beyond).min(half - 1)
+    }
 }
 
 /// Where the norms stand in a block.
@@ -288,6 +318,8 @@ pub(crate) struct Names {
     pub(crate) positions: &'static str,
     /// The segment embedding, where there is one.
     pub(crate) segments: &'static str,
+    /// The table of biases by distance, where there is one.
+    pub(crate) distance: &'static str,
     /// The norm of the embeddings' sum.
     pub(crate) embedding_norm: &'static str,
     /// What stands before the number of a layer.
@@ -410,6 +442,25 @@ mod tests {
             "{ratios:?}"
         );
         assert!(ratios.is_sorted_by(|a, b| a >= b));
+    }
+
+    #[test]
+    fn distances_fall_into_buckets() {
+        let buckets = DistanceBuckets {
+            buckets: 32,
+            distance_max: 128,
+        };
+        let of = |distances: &[isize]| -> Vec<usize> {
+            distances
+                .iter()
+                .map(|&distance| buckets.of(distance))
+                .collect()
+        };
+        assert_eq!(
+            of(&[0, -1, -7, -8, -11, -12, -15, -16]),
+            [0, 1, 7, 8, 8, 9, 9, 10]
+        );
+        assert_eq!(of(&[1, 7, 8, 127, 128, 9999]), [17, 23, 24, 31, 31, 31]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The names and shapes of a network's tensors, as Hugging Face stores them.
 
-use crate::spec::{DecoderSpec, Dense, EncoderHead, EncoderSpec, Head, Names, Positions, QkNorm};
+use crate::spec::{
+    DecoderSpec, Dense, DistanceBuckets, EncoderHead, EncoderSpec, Head, Names, Positions, QkNorm,
+};
 
 /// One tensor a checkpoint must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +105,10 @@ pub(crate) fn encoder(spec: &EncoderSpec, prefix: &str) -> Vec<Expected> {
             &format!("{prefix}{}.weight", names.segments),
             &[spec.segments, hidden],
         );
+    }
+    if let Some(DistanceBuckets { buckets, .. }) = spec.distance {
+        let table = format!("{prefix}{}.weight", names.distance);
+        list.add(&table, &[buckets, spec.heads]);
     }
     let norm = spec.bias.norm;
     list.norm(&format!("{prefix}{}", names.embedding_norm), hidden, norm);

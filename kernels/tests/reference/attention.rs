@@ -2,7 +2,7 @@
 
 use crate::{assert_close, assert_same_bits, each_level, plain, random};
 use kernels::attention::{
-    AttentionShape, Packed, PagedBatch, Segment, packed_attention, paged_attention,
+    AttentionShape, DistanceBias, Packed, PagedBatch, Segment, packed_attention, paged_attention,
 };
 use kernels::kv::{KvCache, KvDtype, KvRows, KvShape};
 use kernels::{Compute, Level, Rows};
@@ -316,6 +316,7 @@ fn packed_matches_the_definition() {
                 k: Rows::new(&qkv, stride, width, kv_width),
                 v: Rows::new(&qkv, stride, width + kv_width, kv_width),
                 cu_lengths: &cu_lengths,
+                bias: None,
             };
             let mut ours = vec![f32::NAN; rows * width];
             packed_attention(compute, &shape, &packed, &mut ours);
@@ -350,6 +351,65 @@ fn packed_matches_the_definition() {
     });
 }
 
+/// The reference gets it through the keys: each has one element more, which is the bias, where
+/// every query has the inverse of the scale.
+#[test]
+fn a_bias_follows_the_distance() {
+    each_level(|compute| {
+        let (heads, head_dim, lengths) = (3, 20, [1_u32, 70, 600]);
+        let shape = shape(heads, heads, head_dim);
+        let values = random(80, heads * 1201);
+        let value =
+            |head: usize, distance: isize| 3.0 * values[head * 1201 + (distance + 600) as usize];
+        let bias = DistanceBias::new(heads, 600, value);
+        let rows = lengths.iter().sum::<u32>() as usize;
+        let width = heads * head_dim;
+        let qkv = random(81, rows * 3 * width);
+        let packed = Packed {
+            q: Rows::new(&qkv, 3 * width, 0, width),
+            k: Rows::new(&qkv, 3 * width, width, width),
+            v: Rows::new(&qkv, 3 * width, 2 * width, width),
+            cu_lengths: &[0, 1, 71, 671],
+            bias: Some(&bias),
+        };
+        let mut ours = vec![f32::NAN; rows * width];
+        packed_attention(compute, &shape, &packed, &mut ours);
+        for row in [0, 1, 40, 70, 71, 300, 582, 583, 670] {
+            let all = match row {
+                0 => 0..1,
+                1..71 => 1..71,
+                _ => 71..671,
+            };
+            for head in 0..heads {
+                let columns = head * head_dim..(head + 1) * head_dim;
+                let longer = |key: &[f32], element: f32| {
+                    let mut key = key.to_vec();
+                    key.push(element);
+                    key
+                };
+                let q = longer(&packed.q.row(row)[columns.clone()], 1.0 / shape.scale);
+                let keys: Vec<Vec<f32>> = (0..rows)
+                    .map(|p| {
+                        let distance = p as isize - row as isize;
+                        let bias = if all.contains(&p) {
+                            value(head, distance)
+                        } else {
+                            0.0
+                        };
+                        longer(&packed.k.row(p)[columns.clone()], bias)
+                    })
+                    .collect();
+                let at = |p: usize| (keys[p].as_slice(), &packed.v.row(p)[columns.clone()]);
+                let scores = (f64::from(shape.scale), None);
+                let expected = plain::attend(&q, all.clone(), scores, at);
+                let what = format!("{:?} row {row} head {head}", compute.level());
+                let ours = &ours[row * width..(row + 1) * width][columns.clone()];
+                assert_close(ours, &expected, 2e-5, &what);
+            }
+        }
+    });
+}
+
 /// Whatever sequences are packed together, over however many threads: each has the bits it has
 /// alone.
 #[test]
@@ -370,6 +430,7 @@ fn packed_sequences_do_not_know_each_other() {
             k: Rows::new(qkv, stride, width, kv_width),
             v: Rows::new(qkv, stride, width + kv_width, kv_width),
             cu_lengths: &cu_lengths,
+            bias: None,
         };
         let mut out = vec![f32::NAN; lengths.iter().sum::<usize>() * width];
         packed_attention(compute, shape, &packed, &mut out);

@@ -53,6 +53,7 @@ pub(super) const NAMES: Names = Names {
     tokens: "embeddings.word_embeddings",
     positions: "embeddings.position_embeddings",
     segments: "embeddings.token_type_embeddings",
+    distance: "",
     embedding_norm: "embeddings.LayerNorm",
     layer: "encoder.layer.",
     qkv: &[

@@ -65,6 +65,7 @@ const NAMES: Names = Names {
     tokens: "embeddings.word_embeddings",
     positions: "embeddings.position_embeddings",
     segments: "",
+    distance: "",
     embedding_norm: "embeddings.LayerNorm",
     layer: "transformer.layer.",
     qkv: &["attention.q_lin", "attention.k_lin", "attention.v_lin"],

@@ -5,6 +5,7 @@ pub(crate) mod distilbert;
 pub(crate) mod llama;
 pub(crate) mod mistral;
 pub(crate) mod modernbert;
+pub(crate) mod mpnet;
 pub(crate) mod qwen2;
 pub(crate) mod qwen3;
 pub(crate) mod roberta;
@@ -242,6 +243,7 @@ fn encoder(
         heads: heads as usize,
         windows: vec![None; layers],
         positions: Positions::Table { rows, first: 0 },
+        distance: None,
         segments: config.count_optional("type_vocab_size", 256)?.unwrap_or(2) as usize,
         norm_eps: config.positive_optional("layer_norm_eps")?.unwrap_or(1e-12) as f32,
         norms: Norms::After,

@@ -139,6 +139,7 @@ const NAMES: Names = Names {
     tokens: "embeddings.tok_embeddings",
     positions: "",
     segments: "",
+    distance: "",
     embedding_norm: "embeddings.norm",
     layer: "layers.",
     qkv: &["attn.Wqkv"],

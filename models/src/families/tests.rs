@@ -115,6 +115,13 @@ const MODERNBERT: &str = r#"{"architectures": ["ModernBertForMaskedLM"], "attent
     "sparse_pred_ignore_index": -100, "sparse_prediction": false, "torch_dtype": "float32",
     "vocab_size": 50368}"#;
 
+const MPNET: &str = r#"{"architectures": ["MPNetModel"], "attention_probs_dropout_prob": 0.1,
+    "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+    "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072,
+    "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "model_type": "mpnet",
+    "num_attention_heads": 12, "num_hidden_layers": 2, "pad_token_id": 1,
+    "relative_attention_num_buckets": 32, "vocab_size": 30527}"#;
+
 #[test]
 fn each_family_has_its_spec() {
     let nemo = changed(
@@ -141,6 +148,7 @@ fn each_family_has_its_spec() {
         ("bge_reranker", BGE_RERANKER),
         ("sentiment", SENTIMENT),
         ("modernbert", MODERNBERT),
+        ("mpnet", MPNET),
     ] {
         insta::assert_debug_snapshot!(name, network(text).unwrap());
     }
@@ -295,6 +303,8 @@ const REFUSED: &[(&str, &str)] = &[
     (SENTIMENT, r#"{"dim": null}"#),
     (SENTIMENT, r#"{"n_heads": 5}"#),
     (SENTIMENT, r#"{"layer_norm_eps": 1e-5}"#),
+    (MPNET, r#"{"relative_attention_num_buckets": 64}"#),
+    (MPNET, r#"{"max_position_embeddings": 2}"#),
     (MODERNBERT, r#"{"attention_bias": true}"#),
     (MODERNBERT, r#"{"hidden_activation": "relu"}"#),
     (MODERNBERT, r#"{"num_attention_heads": 256}"#),

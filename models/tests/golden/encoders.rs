@@ -13,12 +13,14 @@ const VECTORS: &[&str] = &[
     "bert_dense",
     "distilbert",
     "modernbert",
+    "mpnet",
     "xlm_roberta",
 ];
 const CLASSIFIERS: &[&str] = &[
     "bert_classifier",
     "distilbert_classifier",
     "modernbert_classifier",
+    "mpnet_classifier",
     "roberta_classifier_bf16",
     "xlm_roberta_reranker",
 ];
@@ -27,6 +29,7 @@ const SPARSE: &[&str] = &[
     "camembert_splade",
     "distilbert_splade",
     "modernbert_splade",
+    "mpnet_splade",
 ];
 
 const MEAN: Output = Output::Pooled(Pooling::Mean);
@@ -227,14 +230,13 @@ fn dense_modules_are_part_of_pooling() {
         normalize: true,
         width: 24,
     };
-    let described = described("bert_dense");
-    assert_eq!(described.task, Task::Embed(vectors));
-    let without = self::described("bert_splade");
-    assert_eq!(described.hidden, 32);
-    // The head's transform and biases on one side, the module on the other.
+    let (dense, splade) = (described("bert_dense"), described("bert_splade"));
+    assert_eq!(dense.task, Task::Embed(vectors));
+    assert_eq!(dense.hidden, 32);
+    // The module on one side, the head's transform and biases on the other.
     assert_eq!(
-        described.parameters - (24 * 32 + 24),
-        without.parameters - (32 * 32 + 3 * 32 + 128)
+        dense.parameters - (24 * 32 + 24),
+        splade.parameters - (32 * 32 + 3 * 32 + 128)
     );
 }
 

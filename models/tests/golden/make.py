@@ -24,7 +24,8 @@ from transformers import (AutoModelForCausalLM, BertConfig, BertForMaskedLM,
                           DistilBertForSequenceClassification, DistilBertModel,
                           LlamaConfig, MistralConfig, ModernBertConfig,
                           ModernBertForMaskedLM, ModernBertForSequenceClassification,
-                          ModernBertModel, Qwen2Config, Qwen3Config, RobertaConfig,
+                          ModernBertModel, MPNetConfig, MPNetForMaskedLM,
+                          MPNetForSequenceClassification, MPNetModel, Qwen2Config, Qwen3Config, RobertaConfig,
                           RobertaForSequenceClassification, XLMRobertaConfig,
                           XLMRobertaForSequenceClassification, XLMRobertaModel)
 from transformers.utils import logging
@@ -101,6 +102,7 @@ MODERNBERT = dict(vocab_size=128, hidden_size=32, intermediate_size=48, num_hidd
                   num_attention_heads=2, max_position_embeddings=64, local_attention=8,
                   global_attn_every_n_layers=2, pad_token_id=0, bos_token_id=1,
                   eos_token_id=2, cls_token_id=1, sep_token_id=2)
+MPNET = dict(BERT, max_position_embeddings=84)
 RERANKER = dict(id2label={0: "LABEL_0"}, label2id={"LABEL_0": 0})
 MOODS = dict(id2label={0: "sad", 1: "calm", 2: "merry"},
              label2id={"sad": 0, "calm": 1, "merry": 2})
@@ -131,6 +133,10 @@ ENCODERS = {
                                                classifier_bias=True), 32, torch.float32, True),
     "modernbert_splade": (ModernBertForMaskedLM, ModernBertConfig(**MODERNBERT), 33,
                           torch.float32, False),
+    "mpnet": (MPNetModel, MPNetConfig(**MPNET), 34, torch.float32, True),
+    "mpnet_classifier": (MPNetForSequenceClassification, MPNetConfig(**MPNET, **MOODS), 35,
+                         torch.float32, False),
+    "mpnet_splade": (MPNetForMaskedLM, MPNetConfig(**MPNET), 36, torch.float32, False),
 }
 
 
@@ -296,10 +302,11 @@ def unit(x):
     return torch.nn.functional.normalize(x, dim=-1)
 
 
-def encoder_inputs(vocab, lengths=(6, 21, 50)):
+def encoder_inputs(config):
     """Three fixed inputs of random ids, without the special ids 0..2."""
     gen = torch.Generator().manual_seed(8)
-    return [torch.randint(3, vocab, (n,), generator=gen) for n in lengths]
+    lengths = (6, 21, config.max_position_embeddings - 14)
+    return [torch.randint(3, config.vocab_size, (n,), generator=gen) for n in lengths]
 
 
 def build_encoder(case):
@@ -346,7 +353,7 @@ def make_encoder(case):
     dense = dense_module(folder, 32, seed) if case == "bert_dense" else None
     model = model_class.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager").eval()
-    inputs = encoder_inputs(config.vocab_size)
+    inputs = encoder_inputs(config)
     ids = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True,
                                           padding_value=config.pad_token_id)
     mask = torch.nn.utils.rnn.pad_sequence(
