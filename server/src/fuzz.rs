@@ -9,7 +9,7 @@ use proto::v1;
 use crate::byte_tokenizer;
 use crate::clock::parse_grpc_timeout;
 use crate::grpc::validate::{self, is_identifier};
-use crate::limits::{ID_CHARS_MAX, N_MAX};
+use crate::limits::{ID_CHARS_MAX, Limits};
 use crate::text::chat::{ChatTemplate, Message};
 use crate::text::detokenize::Detokenizer;
 use crate::text::stop::StopMatcher;
@@ -88,10 +88,11 @@ pub fn sampling(bytes: &[u8]) {
 
 /// What passes is in range.
 fn check(request: &mut v1::GenerateRequest) {
-    let Ok(checked) = validate::generate(request, VOCABULARY, &[]) else {
+    let limits = Limits::default();
+    let Ok(checked) = validate::generate(request, VOCABULARY, &[], &limits) else {
         return;
     };
-    assert!((1..=N_MAX).contains(&checked.n));
+    assert!((1..=limits.n_max).contains(&checked.n));
     let drawn = checked.sampling;
     let numbers = [
         drawn.temperature,
