@@ -15,6 +15,7 @@ use crate::limits::Limits;
 use crate::registry::Registry;
 use crate::status::Fault;
 use crate::sweeper::Sweeper;
+use crate::trace::SpanSink;
 
 /// The shared state of one server.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct App {
     /// Ends answers that nobody reads.
     pub(crate) sweeper: Sweeper,
     pub(crate) ids: Ids,
+    /// Who is told of calls that ended.
+    pub spans: Option<SpanSink>,
     /// Seconds since 1970 as templates see them.
     pub now: fn() -> i64,
 }
@@ -56,6 +59,7 @@ impl App {
             running: Running::default(),
             sweeper: Sweeper::default(),
             ids: Ids::default(),
+            spans: None,
             now: engine::clock::unix_seconds,
         }
     }

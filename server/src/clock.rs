@@ -5,7 +5,7 @@
     reason = "the one clock of the edge, which everything else asks"
 )]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, Sleep};
 
@@ -26,6 +26,11 @@ impl Stopwatch {
     pub(crate) fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+}
+
+/// The time of day, for those who compare it with other machines.
+pub(crate) fn time_of_day() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The end of a call's time.

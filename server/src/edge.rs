@@ -27,6 +27,7 @@ use crate::journal::Report;
 use crate::method::{Arrival, Method, Role};
 use crate::pages;
 use crate::status::{Ending, Fault};
+use crate::trace::Trace;
 
 /// One server's way in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -123,7 +124,12 @@ impl Edge {
     ) -> Response<Body> {
         let method = Method::of(request.uri().path());
         let request_id = named(request.headers()).unwrap_or_else(|| self.app.ids.request_id());
-        let mut call = Call::begin(method, Report::begin(origin.peer, request_id));
+        let trace = Trace::of(request.headers(), &self.app.ids);
+        let spans = self.app.spans.clone();
+        let own = || spans.as_ref().map(|_| Trace::new(&self.app.ids));
+        let report =
+            Report::begin(origin.peer, request_id).in_trace(trace.or_else(own), spans.clone());
+        let mut call = Call::begin(method, report);
         match self.admit(method) {
             Ok(Some(work)) => call.hold(work),
             Ok(None) => {}

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use proto::v1;
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 
-use crate::clock::Stopwatch;
+use crate::clock::{Stopwatch, time_of_day};
 use crate::method::{Method, Role};
 use crate::status::{Ending, code_name};
+use crate::trace::{Finished, SpanSink, Trace};
 
 /// What one call does, as its method learns it. Shared by the method, the answer and the edge.
 #[derive(Debug)]
@@ -20,23 +23,73 @@ pub(crate) struct Report {
     record: Mutex<Record>,
     /// Cancelled when somebody aborts this request by its id.
     aborted: OnceLock<CancellationToken>,
+    trace: Option<Trace>,
+    spans: Option<SpanSink>,
 }
 
 /// The figures of a call.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Record {
-    request_id: String,
-    model: String,
+pub(crate) struct Record {
+    pub(crate) request_id: String,
+    pub(crate) model: String,
+    /// Who it is for, as [`tenant_hash`] writes it.
+    pub(crate) tenant: Option<String>,
+    /// What a generation was asked for.
+    pub(crate) asked: Option<Asked>,
     /// Sequences of a generation, inputs of an embedding.
-    n: Option<u32>,
-    prompt_tokens: u64,
-    cached_tokens: u64,
-    generated_tokens: u64,
+    pub(crate) n: Option<u32>,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
+    pub(crate) generated_tokens: u64,
     /// From the call's begin to its first step, to its first token and to its last one.
-    queued: Option<Duration>,
-    first_token: Option<Duration>,
+    pub(crate) queued: Option<Duration>,
+    pub(crate) first_token: Option<Duration>,
     last_token: Option<Duration>,
-    finish: Option<&'static str>,
+    pub(crate) finish: Option<&'static str>,
+}
+
+/// The numbers a generation was asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Asked {
+    pub(crate) is_chat: bool,
+    pub(crate) n: Option<u32>,
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) temperature: Option<f32>,
+    pub(crate) top_k: Option<u32>,
+    pub(crate) top_p: Option<f32>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) frequency_penalty: Option<f32>,
+    pub(crate) presence_penalty: Option<f32>,
+}
+
+impl Asked {
+    /// The numbers of a request.
+    pub(crate) fn of(request: &v1::GenerateRequest) -> Self {
+        let sampling = request.sampling.as_ref();
+        let real = |read: fn(&v1::Sampling) -> Option<f32>| sampling.and_then(read);
+        Self {
+            is_chat: matches!(request.input, Some(v1::generate_request::Input::Chat(_))),
+            n: sampling.and_then(|sampling| sampling.n),
+            max_tokens: request
+                .stopping
+                .as_ref()
+                .and_then(|stopping| stopping.max_tokens),
+            temperature: real(|sampling| sampling.temperature),
+            top_k: sampling.and_then(|sampling| sampling.top_k),
+            top_p: real(|sampling| sampling.top_p),
+            seed: sampling.and_then(|sampling| sampling.seed),
+            frequency_penalty: real(|sampling| sampling.frequency_penalty),
+            presence_penalty: real(|sampling| sampling.presence_penalty),
+        }
+    }
+}
+
+/// A tenant as logs may name it: the same for the same tenant, and not its name.
+fn tenant_hash(tenant: &str) -> String {
+    let digest = Sha256::digest(tenant.as_bytes());
+    let half = digest.iter().take(8);
+    let number = half.fold(0, |number, &byte| number << 8 | u64::from(byte));
+    format!("{number:016x}")
 }
 
 impl Report {
@@ -51,7 +104,25 @@ impl Report {
             peer,
             record: Mutex::new(record),
             aborted: OnceLock::new(),
+            trace: None,
+            spans: None,
         }
+    }
+
+    /// Its place in a trace, and who wants to know of its end.
+    pub(crate) fn in_trace(self, trace: Option<Trace>, spans: Option<SpanSink>) -> Self {
+        Self {
+            trace,
+            spans,
+            ..self
+        }
+    }
+
+    /// What it was asked for, and for whom.
+    pub(crate) fn set_asked(&self, asked: Asked, tenant: &str) {
+        let mut record = self.record();
+        record.asked = Some(asked);
+        record.tenant = (!tenant.is_empty()).then(|| tenant_hash(tenant));
     }
 
     /// The id the request goes by.
@@ -122,11 +193,29 @@ impl Report {
         trailers
     }
 
-    /// Writes the line, if this is a call that gets one.
+    /// Writes the line and tells of the span, if this is a call that gets them.
     pub(crate) fn write(&self, method: Method, ending: Ending) {
-        if method.role() != Role::Work || !tracing::enabled!(tracing::Level::INFO) {
+        if method.role() != Role::Work {
             return;
         }
+        if let (Some(trace), Some(spans)) = (&self.trace, &self.spans)
+            && trace.sampled
+        {
+            spans.take(Finished {
+                trace: trace.clone(),
+                method: method.label(),
+                ending,
+                record: self.record().clone(),
+                total: self.begun.elapsed(),
+                ended: time_of_day(),
+            });
+        }
+        if tracing::enabled!(tracing::Level::INFO) {
+            self.write_line(method, ending);
+        }
+    }
+
+    fn write_line(&self, method: Method, ending: Ending) {
         let record = self.record();
         let text = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
         let n = record.n.map(u64::from);
@@ -136,6 +225,8 @@ impl Report {
             code = code_name(ending.code),
             reason = ending.reason,
             request_id = record.request_id,
+            trace_id = self.trace.as_ref().map(Trace::name),
+            tenant = record.tenant,
             model = text(&record.model),
             peer = %self.peer,
             n,

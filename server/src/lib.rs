@@ -29,6 +29,8 @@ pub mod load;
 pub mod logs;
 mod method;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod pages;
 pub mod probe;
 pub mod registry;
@@ -37,3 +39,4 @@ pub mod status;
 mod sweeper;
 mod tei;
 pub mod text;
+pub mod trace;

@@ -32,6 +32,7 @@ pub(crate) const CALLS: &str = "paternoster_calls_in_flight";
 pub(crate) const CONNECTIONS: &str = "paternoster_connections";
 /// Connections refused or closed by the edge, by reason.
 pub(crate) const CONNECTIONS_CLOSED: &str = "paternoster_connections_closed_total";
+pub(crate) const SPANS: &str = "paternoster_spans_total";
 /// Panics caught.
 pub(crate) const PANICS: &str = "paternoster_panics_total";
 /// Always 1.
@@ -90,6 +91,13 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "Panics caught; each cost its own call only.",
+    },
+    Metric {
+        name: SPANS,
+        kind: Kind::Counter,
+        labels: &["result"],
+        help: "Spans of calls: sent to the collector, failed to be, or dropped because too many \
+               waited; only with --otlp-endpoint.",
     },
     Metric {
         name: BUILD_INFO,

@@ -12,6 +12,12 @@ pub struct ObservabilityArgs {
     /// Write logs as JSON. RUST_LOG sets what is logged; default: info.
     #[arg(long)]
     pub json_output: bool,
+    /// The collector to send spans of calls to, over gRPC, as http://127.0.0.1:4317; default: none.
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// The service name that spans carry.
+    #[arg(long, value_name = "NAME", default_value = "paternoster")]
+    pub otlp_service_name: String,
 }
 
 /// Foreign names of series.

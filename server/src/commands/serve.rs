@@ -17,6 +17,7 @@ use crate::config::{Config, LogFormat, Machine};
 use crate::exit::{Exit, Failure};
 use crate::lifecycle::Lifecycle;
 use crate::load::{self, EngineFailure, Started, StartedEngine};
+use crate::trace::SpanSink;
 use crate::{logs, metrics, serve};
 
 /// Serves until it is told to stop, or until an engine is down for good.
@@ -37,6 +38,7 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
     let (listener, address) = listen(&config).await?;
     logs::loading(address, config.models.len());
     let limits = config.limits.clone();
+    let spans = spans(&config)?;
     let format = config.log_format;
     let started = tokio::select! {
         started = start(config) => started?,
@@ -45,6 +47,7 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
     };
     let mut app = App::new(started.registry, limits, recorder);
     app.lifecycle = lifecycle;
+    app.spans = spans.sink;
     let app = Arc::new(app);
     let ready = announce(Arc::clone(&app), format, address, clock);
     let mut engines = tokio::spawn(wait_all(started.engines));
@@ -53,7 +56,7 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
         Arc::clone(&app),
         std::future::pending()
     ));
-    tokio::select! {
+    let ended = tokio::select! {
         served = serving.as_mut() => served.map_err(Failure::system),
         failed = &mut engines => {
             // Whoever is served by the other models may come to an end.
@@ -63,7 +66,39 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
             }
             Err(failure(failed))
         }
+    };
+    #[cfg(feature = "otlp")]
+    if let Some(exporting) = spans.exporting {
+        exporting.finish().await;
     }
+    ended
+}
+
+/// Where calls that have ended are told of, if anywhere.
+#[derive(Default)]
+struct Spans {
+    sink: Option<SpanSink>,
+    #[cfg(feature = "otlp")]
+    exporting: Option<crate::otlp::Exporting>,
+}
+
+#[cfg(feature = "otlp")]
+fn spans(config: &Config) -> Result<Spans, Failure> {
+    let Some(traces) = &config.traces else {
+        return Ok(Spans::default());
+    };
+    let (sink, exporting) =
+        crate::otlp::start(traces).map_err(|error| Failure::new(Exit::Config, error))?;
+    Ok(Spans {
+        sink: Some(sink),
+        exporting: Some(exporting),
+    })
+}
+
+#[cfg(not(feature = "otlp"))]
+#[expect(clippy::unnecessary_wraps, reason = "the other build can fail")]
+fn spans(_: &Config) -> Result<Spans, Failure> {
+    Ok(Spans::default())
 }
 
 /// Says whether this configuration could be served, as far as that can be known without serving it.

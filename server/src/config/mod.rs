@@ -10,7 +10,7 @@ use crate::args::ServeArgs;
 use crate::args::batching::BatchingArgs;
 use crate::args::limits::LimitArgs;
 use crate::args::model::{Dtype, LoadFormat, ModelArgs, Pooling};
-use crate::args::observability::MetricsCompat;
+use crate::args::observability::{MetricsCompat, ObservabilityArgs};
 use crate::limits::{Limits, TooLong};
 
 mod machine;
@@ -41,6 +41,17 @@ pub struct Config {
     pub metrics_compat: MetricsCompat,
     /// How logs are written.
     pub log_format: LogFormat,
+    /// Where spans are sent.
+    pub traces: Option<Traces>,
+}
+
+/// Where spans are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traces {
+    /// The collector.
+    pub endpoint: String,
+    /// The name of this service.
+    pub service_name: String,
 }
 
 /// One model and its name.
@@ -149,10 +160,38 @@ impl Config {
                 step: args.limits.step_timeout,
                 start: args.limits.start_timeout,
             },
+            traces: traces(&args.observability)?,
             metrics_compat: args.observability.metrics_compat,
             log_format,
         })
     }
+}
+
+fn traces(args: &ObservabilityArgs) -> Result<Option<Traces>, ConfigError> {
+    let Some(endpoint) = &args.otlp_endpoint else {
+        return Ok(None);
+    };
+    let error = |message: &str| ConfigError {
+        flag: "otlp-endpoint",
+        message: message.to_owned(),
+    };
+    if cfg!(not(feature = "otlp")) {
+        return Err(error("this binary was built without OTLP"));
+    }
+    let uri: http::Uri = endpoint
+        .parse()
+        .map_err(|_| error("must be a URL such as http://127.0.0.1:4317"))?;
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    if uri.scheme_str() != Some("http") || authority.is_empty() || authority.contains('@') {
+        return Err(error(
+            "must be http://HOST:PORT, without a name or a key; a collector behind TLS is reached \
+             through one beside the server",
+        ));
+    }
+    Ok(Some(Traces {
+        endpoint: endpoint.clone(),
+        service_name: args.otlp_service_name.clone(),
+    }))
 }
 
 fn embedding(args: &ModelArgs) -> Result<Embedding, ConfigError> {
@@ -330,6 +369,27 @@ mod tests {
             error.to_string(),
             "--max-batch-prefill-tokens: must be at least --max-batch-size, 64"
         );
+    }
+
+    #[cfg(feature = "otlp")]
+    #[test]
+    fn a_collector_is_a_plain_address() {
+        let traces = |url: &str| config(&["--otlp-endpoint", url]).map(|config| config.traces);
+        assert!(traces("http://otel:4317").unwrap().is_some());
+        for wrong in [
+            "",
+            "otel:4317",
+            "https://otel:4317",
+            "http://",
+            "http://a:b@c:1",
+            "x y",
+        ] {
+            let error = traces(wrong).unwrap_err().to_string();
+            assert!(
+                error.starts_with("--otlp-endpoint: must be"),
+                "{wrong}: {error}"
+            );
+        }
     }
 
     #[test]

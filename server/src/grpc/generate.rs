@@ -13,6 +13,7 @@ use super::validate::{self, Checked};
 use crate::app::App;
 use crate::clock::{Deadline, Stopwatch};
 use crate::edge::Context;
+use crate::journal::Asked;
 use crate::metrics;
 use crate::registry::{Decoder, TextTools};
 use crate::status::{Fault, empty_input};
@@ -32,6 +33,7 @@ pub(crate) async fn begin(
     let request_id = validate::request_id(&request.request_id, report)?;
     let decoder = app.registry.decoder(&request.model)?;
     report.set_model(&decoder.name);
+    report.set_asked(Asked::of(&request), &request.tenant);
     let (vocab_size, end_tokens) = (decoder.facts.vocab_size, &decoder.end_tokens);
     let checked = validate::generate(&mut request, vocab_size, end_tokens, &app.limits)?;
     let deadline = context.deadline;

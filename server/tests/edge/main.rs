@@ -21,6 +21,8 @@ mod raw;
 mod services;
 mod tei;
 mod tei_bounds;
+#[cfg(feature = "otlp")]
+mod traces;
 mod unread;
 mod validation;
 mod world;

@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) tokenizer: Option<Arc<dyn Tokenize>>,
     /// The clock of the decoder's engine.
     pub(crate) clock: Arc<dyn Clock>,
+    /// Who is told of calls that ended.
+    pub(crate) spans: Option<server::trace::SpanSink>,
     /// KV blocks of the decoder, the null block among them.
     pub(crate) blocks: u32,
     /// What a step of the decoder may take.
@@ -109,6 +111,7 @@ impl Default for Plan {
             executors: None,
             tokenizer: None,
             clock: Arc::new(SystemClock::default()),
+            spans: None,
             blocks: 257,
             step_timeout: Timeouts::default().step,
             more: Vec::new(),
@@ -167,7 +170,7 @@ impl World {
         };
         let device = FakeDevice::new(config(plan.blocks, WIDTH));
         let files_read = Arc::new(AtomicUsize::new(0));
-        let limits = plan.limits.clone();
+        let (limits, spans) = (plan.limits.clone(), plan.spans.clone());
         let text = |chat| text_tools(plan.tokenizer.clone(), chat, &files_read);
         let chat = ChatTemplate::from_config(TEMPLATE.as_bytes(), None).unwrap();
         let vectors = More::new("vectors", Task::Embed(VECTORS));
@@ -185,6 +188,7 @@ impl World {
         let registry = Registry::new(models).unwrap();
         let mut app = App::new(registry, limits, recorder);
         app.now = || TODAY;
+        app.spans = spans;
         let app = Arc::new(app);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
