@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use hyper::HeaderMap;
 use rand_distr::Gamma;
+use tonic::metadata::MetadataMap;
 
 use crate::arrivals::Spacing;
-use crate::grpc::{Header, parse_header};
+use crate::grpc::{Grpc, Header, parse_header};
 use crate::length::Length;
 use crate::mix::Mix;
 use crate::plan::{End, Plan};
@@ -15,6 +17,7 @@ use crate::prompts::{Made, Matter, Prompts, read};
 use crate::run::{Lane, Scenario};
 use crate::schedule::Schedule;
 use crate::tally::Objective;
+use crate::target::Failure;
 use crate::units::{parse_positive, parse_share, parse_time};
 
 /// How to put a server under load. Without a flag: 16 workers, each sending its next request when
@@ -36,6 +39,10 @@ pub struct BenchArgs {
         help_heading = "Target"
     )]
     pub model: String,
+    /// What the server speaks: our gRPC, or the OpenAI HTTP API of other servers (each request then
+    /// has a connection of its own).
+    #[arg(long, value_enum, default_value = "grpc", help_heading = "Target")]
+    pub api: Api,
     /// Connections; workers and arrivals take them in turn.
     #[arg(long, default_value_t = 1, help_heading = "Target")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=10_000))]
@@ -211,6 +218,15 @@ pub struct BenchArgs {
     pub quiet: bool,
 }
 
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Api {
+    /// `paternoster.v1`.
+    Grpc,
+    /// `/v1/completions` with server-sent events, and `/v1/embeddings`.
+    Openai,
+}
+
 /// How arrivals are spaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SpacingArg {
@@ -231,6 +247,10 @@ pub enum InputArg {
     Ids,
 }
 
+/// Ids below this are taken for prompts where the server does not tell its vocabulary: all known
+/// models have more.
+const VOCABULARY: u32 = 1000;
+
 /// What a run takes if neither --duration nor --requests is given.
 const DURATION: Duration = Duration::from_secs(10);
 const WORKERS: u32 = 16;
@@ -246,8 +266,29 @@ impl BenchArgs {
     }
 
     /// Whether prompts are made of the model's token ids.
-    pub(crate) fn needs_vocabulary(&self) -> bool {
+    fn needs_vocabulary(&self) -> bool {
         self.input == InputArg::Ids && self.prompt.is_none() && self.prompts.is_none()
+    }
+
+    /// Ids of made-up prompts are below this.
+    pub(crate) async fn vocabulary(&self, target: &Grpc) -> Result<u32, Failure> {
+        if self.needs_vocabulary() {
+            target.vocabulary().await
+        } else {
+            Ok(VOCABULARY)
+        }
+    }
+
+    /// The headers, for HTTP.
+    pub(crate) fn http_headers(&self) -> HeaderMap {
+        let metadata: MetadataMap =
+            self.header
+                .iter()
+                .fold(MetadataMap::new(), |mut map, header| {
+                    map.insert(header.0.clone(), header.1.clone());
+                    map
+                });
+        metadata.into_headers()
     }
 
     /// What a good request keeps.
@@ -256,6 +297,11 @@ impl BenchArgs {
             ttft: self.slo_ttft,
             itl: self.slo_itl,
         }
+    }
+
+    /// The run of a server whose vocabulary is not known.
+    pub(crate) fn scenario_unknown(&self) -> Result<Scenario, String> {
+        self.scenario(VOCABULARY)
     }
 
     /// The run. `vocabulary` is of the model that is asked.

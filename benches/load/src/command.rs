@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::args::BenchArgs;
+use crate::args::{Api, BenchArgs};
 use crate::grpc::Grpc;
+use crate::openai::OpenAi;
 use crate::progress;
 use crate::report::{Report, Span};
-use crate::run;
+use crate::run::{self, Scenario};
 use crate::tally::Tally;
+use crate::target::Target;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -70,26 +72,35 @@ pub async fn bench(args: BenchArgs, stop: CancellationToken) -> Result<(), Bench
 /// Runs a load.
 pub async fn measure(args: &BenchArgs, stop: CancellationToken) -> Result<Report, BenchError> {
     let address = args.address();
+    if args.api == Api::Openai {
+        let target = OpenAi::new(&address, args.model.clone(), args.http_headers());
+        let scenario = args.scenario_unknown().map_err(BenchError::Flags)?;
+        return Ok(drive(args, target, scenario, stop).await);
+    }
     let connected = Grpc::connect(
         &address,
         args.connections.into(),
         args.model.clone(),
         args.header.clone(),
     );
-    let target = connected.await.map_err(|error| BenchError::Connect {
+    let unreachable = |cause| BenchError::Connect {
         address: address.clone(),
-        cause: root(&error),
-    })?;
-    let vocabulary = if args.needs_vocabulary() {
-        let asked = target.vocabulary().await;
-        asked.map_err(|failure| BenchError::Connect {
-            address,
-            cause: format!("{} {}", failure.code, failure.reason),
-        })?
-    } else {
-        0
+        cause,
     };
+    let target = connected.await.map_err(|error| unreachable(root(&error)))?;
+    let vocabulary = args.vocabulary(&target).await;
+    let vocabulary = vocabulary
+        .map_err(|failure| unreachable(format!("{} {}", failure.code, failure.reason)))?;
     let scenario = args.scenario(vocabulary).map_err(BenchError::Flags)?;
+    Ok(drive(args, target, scenario, stop).await)
+}
+
+async fn drive<T: Target>(
+    args: &BenchArgs,
+    target: T,
+    scenario: Scenario,
+    stop: CancellationToken,
+) -> Report {
     let objective = args.objective();
     let tally = Arc::new(Tally::new(objective));
     let from = scenario.warmup;
@@ -103,7 +114,7 @@ pub async fn measure(args: &BenchArgs, stop: CancellationToken) -> Result<Report
         }
     };
     let span = Span { from, until };
-    Ok(Report::new(&tally, span, objective, args.setting()))
+    Report::new(&tally, span, objective, args.setting())
 }
 
 fn write(args: &BenchArgs, report: &Report) -> Result<(), BenchError> {

@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use crate::plan::{Ask, End};
-use crate::prompts::Prompt;
+use crate::prompts::{Prompt, words};
 use crate::target::{Cost, Embedded, Failure, Piece, Pieces, Target};
 
 /// A field sent with every call, as an API key.
@@ -126,11 +126,11 @@ impl Target for Grpc {
     }
 }
 
-/// Only generations take token ids.
+/// Only generations take token ids: an embedding has as many words in their place.
 fn text(prompt: &Prompt) -> String {
     match prompt {
         Prompt::Text(text) => text.clone(),
-        Prompt::Ids(ids) => format!("{ids:?}"),
+        Prompt::Ids(ids) => words(ids),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod histogram;
 mod html;
 pub mod length;
 pub mod mix;
+pub mod openai;
 pub mod plan;
 mod progress;
 pub mod prompts;

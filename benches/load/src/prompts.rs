@@ -161,6 +161,12 @@ fn parse(text: &str) -> Result<Vec<Said>, String> {
     Ok(said)
 }
 
+/// A text with a word for each id.
+pub(crate) fn words(ids: &[u32]) -> String {
+    let words = ids.iter().map(|id| WORDS[*id as usize % WORDS.len()]);
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// Common words of one syllable or two.
 const WORDS: [&str; 128] = [
     "about",
@@ -324,6 +330,7 @@ mod tests {
             panic!("ids")
         };
         assert_eq!(text.split(' ').count(), 5);
+        assert_eq!(words(&[0, 127, 128]), "about often about");
         assert_eq!(draw(&prompts, 4), draw(&prompts, 4));
         assert_ne!(draw(&prompts, 4), draw(&prompts, 5));
     }

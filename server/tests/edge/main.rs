@@ -10,6 +10,7 @@
 mod bench;
 mod configuration;
 mod embed;
+mod faults;
 mod generate;
 mod hostile;
 mod http;
