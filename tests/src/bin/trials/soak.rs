@@ -178,9 +178,13 @@ impl Worker {
         }
         if drawn < 60 {
             let tokens = self.random.random_range(1..100);
-            let text: String = (0..self.random.random_range(1..200))
-                .map(|_| char::from(self.random.random_range(b'a'..=b'z')))
-                .collect();
+            // Short words: the tokenizer remembers ten thousand, and long ones fill its memory for
+            // longer than a short soak lasts.
+            let letters = (0..self.random.random_range(1..200)).map(|place| match place % 5 {
+                4 => ' ',
+                _ => char::from(self.random.random_range(b'a'..=b'z')),
+            });
+            let text: String = letters.collect();
             let answer = whole(&self.client, ask(&text, tokens)).await;
             return answer.is_ok_and(|answer| answer.len() == tokens as usize);
         }
