@@ -189,12 +189,22 @@ SERVICE = [
         "Refused, by reason",
         "reqps",
         (rate("paternoster_admission_rejects_total", "model, reason"), "{{model}} {{reason}}"),
+        width=6,
     ),
     graph(
         "Connections",
         "short",
         (f"sum by (instance) (paternoster_connections{{{OURS}}})", "{{instance}} open"),
         (rate("paternoster_connections_closed_total", "reason", OURS), "closed in a second: {{reason}}"),
+        width=6,
+    ),
+    graph(
+        "Tokens of tenants",
+        "short",
+        (rate("paternoster_tenant_tokens_total", "tenant, kind", OURS), "{{tenant}} {{kind}}"),
+        (rate("paternoster_tenant_refusals_total", "tenant, quota", OURS), "{{tenant}} refused: {{quota}}"),
+        width=6,
+        description="In a second; with API keys only.",
     ),
     graph(
         "Error budget burn",
@@ -202,6 +212,7 @@ SERVICE = [
         (f"job:paternoster_error:ratio_rate5m{{{RECORDED}}} / 0.005", "5 min"),
         (f"job:paternoster_error:ratio_rate1h{{{RECORDED}}} / 0.005", "1 h"),
         (f"job:paternoster_error:ratio_rate6h{{{RECORDED}}} / 0.005", "6 h"),
+        width=6,
         description="1 uses up the budget of 0.5 % in just 30 days; 14.4 for an hour pages.",
     ),
 ]

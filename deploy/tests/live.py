@@ -22,6 +22,9 @@ scrape_configs:
 """
 # Small enough that a short load meets a full queue, preempts and evicts.
 TIGHT = ["--max-batch-size", "8", "--max-waiting-requests", "8", "--kv-cache-size", "1MiB"]
+# With a key, so that there is a tenant.
+TIGHT += ["--api-key", "live"]
+KEY = json.dumps({"authorization": "Bearer live"})
 RATE_INTERVAL = "5s"
 PROMPT = "A paternoster is a lift that never stops: people step on and off while it moves, and so do"
 PROMPT += " requests here. Tell me {{.RequestNumber}} things about it."
@@ -69,7 +72,7 @@ class Live:
 
     def ghz(self, method: str, body: dict, *flags: str) -> subprocess.Popen:
         command = ["ghz", "--insecure", "--call", f"paternoster.v1.Inference.{method}"]
-        command += ["-d", json.dumps(body), *flags, f"127.0.0.1:{self.port}"]
+        command += ["-m", KEY, "-d", json.dumps(body), *flags, f"127.0.0.1:{self.port}"]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def load(self, seconds: int) -> None:

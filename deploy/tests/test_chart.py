@@ -131,7 +131,7 @@ def test_the_cases_cover_every_template():
         ("config.port=1", "port"),
         ("config.api-key=x", "api-key"),
         ("config.Max=1", "Max"),
-            ("probes.type=tcp", "type"),
+            ("tls.secrets=x", "secrets"),
         ("autoscaling.by=cpu", "keda"),
         ("cache.claim.size=lots", "pattern"),
         ("config.drain-timeout=soon", "not a time"),
@@ -238,6 +238,46 @@ def test_configuration_reaches_the_server(tmp_path):
 def checked(config: Path) -> subprocess.CompletedProcess:
     command = [BINARY, "serve", "--check-config", "--config", config]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_with_tls_probes_and_prometheus_ask_the_plain_port():
+    container = server("keda")
+    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"]:
+        assert container[probe]["grpc"]["port"] == ports["health"]
+    file = tomllib.loads(only("keda", "ConfigMap")["data"]["paternoster.toml"])
+    assert file.pop("health-port") == ports["health"]
+    folder = "/etc/paternoster-tls"
+    assert file == {
+        "tls-cert": f"{folder}/tls.crt",
+        "tls-key": f"{folder}/tls.key",
+        "tls-client-ca": f"{folder}/ca.crt",
+    }
+    assert file.keys() <= flags().keys()
+    assert {"name": "tls", "mountPath": folder, "readOnly": True} in container["volumeMounts"]
+    assert only("keda", "ServiceMonitor")["spec"]["endpoints"][0]["port"] == "health"
+    allowed = only("keda", "NetworkPolicy")["spec"]["ingress"]
+    assert {port["port"] for rule in allowed for port in rule["ports"]} == ports.keys()
+    for service in (one for one in render("keda") if one["kind"] == "Service"):
+        assert {port["targetPort"] for port in service["spec"]["ports"]} == ports.keys()
+
+
+def test_models_are_downloaded_first(tmp_path):
+    """Into the same cache, with the same token, by words that the binary understands."""
+    first, second = pod("everything")["initContainers"]
+    assert first["args"][2:] == ["--revision", "main"]
+    assert second["args"] == ["download", "Qwen/Qwen2.5-0.5B-Instruct"]
+    container = server("everything")
+    for one in [first, second]:
+        assert one["image"] == container["image"]
+        assert {"name": "HF_HOME", "value": "/data"} in one["env"]
+        assert "HF_TOKEN" in {variable["name"] for variable in one["env"]}
+        assert "API_KEY" not in {variable["name"] for variable in one["env"]}
+        assert one["volumeMounts"][0] in container["volumeMounts"]
+        env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([BINARY, *one["args"]], env=env, capture_output=True, text=True)
+        assert done.returncode == 78 and "is not in the cache" in done.stderr, done.stderr
+    assert "initContainers" not in pod("default")
 
 
 def test_secrets_are_named_and_never_plain():

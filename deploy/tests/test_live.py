@@ -10,10 +10,14 @@ from promql import selectors
 from test_names import ALL_RULES
 
 SECONDS = 16
-# Series that appear with the first misfortune of their kind, of kinds that the load does not have.
+# Series that appear with the first event of their kind, of kinds that the load does not have.
 MISFORTUNES = ['code=~"UNKNOWN|INTERNAL', "paternoster_connections_closed_total"]
+MISFORTUNES += ["paternoster_tenant_refusals_total", "paternoster_reloads_total", "paternoster_tls_"]
 # May have no value at all, where nothing of the kind happened.
-MAY_BE_EMPTY = {"Connections: closed in a second: {{reason}}"}
+MAY_BE_EMPTY = {
+    "Connections: closed in a second: {{reason}}",
+    "Tokens of tenants: {{tenant}} refused: {{quota}}",
+}
 
 
 @pytest.fixture(scope="module")

@@ -221,6 +221,11 @@ impl fmt::Debug for Lines {
     }
 }
 
+/// Bytes as people read them: `1.20 GiB`.
+pub fn human(bytes: u64) -> String {
+    BinaryBytes(bytes).to_string()
+}
+
 fn sentence(event: &Event<'_>) -> String {
     match event {
         Event::Resolved { model, commit } => format!("{model} is commit {commit}"),

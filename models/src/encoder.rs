@@ -368,6 +368,13 @@ impl Inputs {
     }
 }
 
+/// At most so many bytes have the buffers of a run: of [`RUN_ROWS_MAX`] rows, or of one input of
+/// `input_tokens_max` that has more.
+pub(crate) fn buffers_bytes(spec: &EncoderSpec, input_tokens_max: u32) -> u64 {
+    let rows = RUN_ROWS_MAX.max(input_tokens_max as usize);
+    (4 * rows * (7 * spec.hidden + spec.up_rows() + spec.ffn)) as u64
+}
+
 impl Buffers {
     /// Makes room for `rows` rows.
     fn grow(&mut self, spec: &EncoderSpec, rows: usize) {

@@ -20,6 +20,7 @@ mod encoder;
 mod executor;
 mod families;
 mod head;
+mod memory;
 mod random;
 mod registry;
 mod sampler;

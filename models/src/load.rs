@@ -37,6 +37,7 @@ pub struct LoadOptions {
     pub threads: Threads,
 }
 
+pub use crate::memory::{MemoryPlan, plan};
 pub use kernels::Threads;
 
 /// What weights and KV are stored in. Sums are always f32.
@@ -153,6 +154,9 @@ pub enum LoadError {
     /// The architecture or one of its options is not supported; says which.
     #[error("not supported: {0}")]
     Unsupported(String),
+    /// Weights that can run code when they are read; names one of the files.
+    #[error("PICKLE_REFUSED: {0} can run code when it is read; convert it to safetensors")]
+    Pickle(String),
     /// A tensor is missing, has a wrong shape or dtype, or is left over.
     #[error("{file}: tensor {tensor}: {message}")]
     Tensor {
@@ -224,11 +228,7 @@ fn load_decoder(
     }
     // First, because it fails at once where the weights take a while.
     let shape = kv_shape(spec, options, info)?;
-    let room = Room {
-        positions: info.context_max,
-        rows: options.step_tokens_max as usize,
-        samples: options.running_max as usize,
-    };
+    let room = room(options, info);
     let cache_bytes = shape.bytes(kv_dtype(info.dtype)) as u64;
     probe(info, cache_bytes + room.bytes(spec))?;
     let values = match options.format {
@@ -255,11 +255,24 @@ fn load_decoder(
     ))
 }
 
+/// What the buffers of a decoder's steps must hold.
+pub(crate) fn room(options: &LoadOptions, info: &ModelInfo) -> Room {
+    Room {
+        positions: info.context_max,
+        rows: options.step_tokens_max as usize,
+        samples: options.running_max as usize,
+    }
+}
+
+/// Bytes of the weights as they are kept in memory.
+pub(crate) fn weights_bytes(info: &ModelInfo) -> u64 {
+    let bytes = Store::from(info.dtype).bytes();
+    info.parameters.saturating_mul(bytes)
+}
+
 /// Whether weights and `others` could be had together, before the first is read.
 fn probe(info: &ModelInfo, others: u64) -> Result<(), LoadError> {
-    let weights = info
-        .parameters
-        .saturating_mul(Store::from(info.dtype).bytes());
+    let weights = weights_bytes(info);
     kernels::probe(weights.saturating_add(others)).map_err(|error| {
         LoadError::Memory(format!(
             "{error}: {weights} of weights, {others} of KV cache and buffers"
@@ -307,7 +320,10 @@ fn load_encoder(
     Ok(encoder)
 }
 
-fn describe(files: &ModelFiles, options: &LoadOptions) -> Result<(Network, ModelInfo), LoadError> {
+pub(crate) fn describe(
+    files: &ModelFiles,
+    options: &LoadOptions,
+) -> Result<(Network, ModelInfo), LoadError> {
     let config = Config::parse(CONFIG, &files.read(CONFIG)?)?;
     let (architecture, mut network) = registry::network(&config)?;
     let dtype = match options.dtype {
@@ -428,7 +444,7 @@ fn end_tokens(files: &ModelFiles, config: &Config) -> Result<Vec<u32>, LoadError
 }
 
 /// Keys and values are kept as the weights are.
-fn kv_dtype(dtype: Dtype) -> KvDtype {
+pub(crate) fn kv_dtype(dtype: Dtype) -> KvDtype {
     match Store::from(dtype) {
         Store::F32 => KvDtype::F32,
         Store::Bf16 => KvDtype::Bf16,
@@ -470,7 +486,7 @@ fn blocks(options: &LoadOptions, bytes_per_token: u64) -> Result<u64, LoadError>
 }
 
 /// As many blocks as fit; at least what one longest sequence needs.
-fn kv_shape(
+pub(crate) fn kv_shape(
     spec: &DecoderSpec,
     options: &LoadOptions,
     info: &ModelInfo,

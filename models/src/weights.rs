@@ -271,10 +271,7 @@ fn map(path: &Path) -> Result<MappedFile, FileError> {
 fn no_weights(files: &ModelFiles, folder: &str) -> LoadError {
     let is_there = |name: &&&str| matches!(files.has(&format!("{folder}{name}")), Ok(true));
     match PICKLES.iter().find(is_there) {
-        Some(pickle) => LoadError::Unsupported(format!(
-            "{folder}{pickle}: pickle checkpoints can run code and are refused; convert to \
-             safetensors"
-        )),
+        Some(pickle) => LoadError::Pickle(format!("{folder}{pickle}")),
         None if folder.is_empty() => FileError::Missing(format!("{SINGLE} and {INDEX}")).into(),
         None => FileError::Missing(format!("{folder}{SINGLE}")).into(),
     }

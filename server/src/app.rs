@@ -13,6 +13,7 @@ use crate::health::Readiness;
 use crate::lifecycle::Lifecycle;
 use crate::limits::Limits;
 use crate::registry::Registry;
+use crate::security::Security;
 use crate::status::Fault;
 use crate::sweeper::Sweeper;
 use crate::trace::SpanSink;
@@ -24,6 +25,8 @@ pub struct App {
     pub registry: Registry,
     /// The bounds.
     pub limits: Limits,
+    /// Who may do what.
+    pub security: Arc<Security>,
     /// How it ends.
     pub lifecycle: Lifecycle,
     /// Renders `/metrics`; without a recorder the page is empty.
@@ -53,6 +56,7 @@ impl App {
             calls: Arc::new(Semaphore::new(limits.calls_max)),
             waiting: Semaphore::new(limits.calls_max),
             limits,
+            security: Arc::default(),
             lifecycle: Lifecycle::default(),
             metrics,
             readiness: watch::Sender::new(Readiness::default()),

@@ -19,6 +19,7 @@ use crate::clock::{Deadline, Stopwatch};
 use crate::journal::Report;
 use crate::method::{Method, Role};
 use crate::metrics::{CALL_ERRORS, CALLS, PANICS, REQUESTS};
+use crate::security::Slot;
 use crate::status::{Ending, Fault, code_name};
 use crate::sweeper::Rules;
 
@@ -28,15 +29,22 @@ const SLICE_BYTES: usize = 16 << 10;
 
 /// One of the calls that may run at once; empty until the method takes it, and after the end.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Place(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+pub(crate) struct Place(Arc<Mutex<Option<Held>>>);
+
+/// What a request has while it runs: a place among all, and one of its tenant's.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) _permit: OwnedSemaphorePermit,
+    pub(crate) _slot: Option<Slot>,
+}
 
 impl Place {
-    /// Keeps a permit until the call ends.
-    pub(crate) fn hold(&self, permit: OwnedSemaphorePermit) {
+    /// Keeps it until the call ends.
+    pub(crate) fn hold(&self, held: Held) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .replace(permit);
+            .replace(held);
     }
 
     fn clear(&self) {
@@ -67,6 +75,11 @@ impl Call {
             work: None,
             ended: false,
         }
+    }
+
+    /// What was called.
+    pub(crate) fn method(&self) -> Method {
+        self.method
     }
 
     /// A drain waits for its end.
@@ -231,15 +244,20 @@ impl Running {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let body = &mut self.body;
         let polled = catch_unwind(AssertUnwindSafe(|| body.poll_slice(context)));
-        let Ok(polled) = polled else {
+        let Ok(mut polled) = polled else {
             counter!(PANICS).increment(1);
             let status = Status::from(Fault::panic());
             self.body = Sliced::new(Body::empty());
             self.call.end(Ending::of(&status));
             return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
         };
-        match &polled {
+        match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_mut()
+                    && self.call.method.role() == Role::Work
+                {
+                    self.call.report.add_to(trailers);
+                }
                 if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
                     self.call.end(Ending::of(&status));
                 }

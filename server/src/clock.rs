@@ -5,6 +5,7 @@
     reason = "the one clock of the edge, which everything else asks"
 )]
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, Sleep};
@@ -25,6 +26,35 @@ impl Stopwatch {
     /// The time since its start.
     pub(crate) fn elapsed(self) -> Duration {
         self.0.elapsed()
+    }
+}
+
+/// What quotas go by: the time since it was made, or what a test says.
+#[derive(Clone)]
+pub struct EdgeClock(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl EdgeClock {
+    /// A clock that stands at whatever `now` says.
+    pub fn manual(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// The time now.
+    pub(crate) fn now(&self) -> Duration {
+        (self.0)()
+    }
+}
+
+impl Default for EdgeClock {
+    fn default() -> Self {
+        let begun = Stopwatch::start();
+        Self(Arc::new(move || begun.elapsed()))
+    }
+}
+
+impl std::fmt::Debug for EdgeClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("EdgeClock").field(&self.now()).finish()
     }
 }
 

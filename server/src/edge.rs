@@ -2,15 +2,14 @@
 //! counting. gRPC goes to the services, everything else to the probes.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::body::Body;
@@ -20,27 +19,39 @@ use tower::Service as _;
 
 use crate::app::App;
 use crate::arriving::Arriving;
-use crate::call::{Answer, Call, CallBody, Place};
+use crate::call::{Answer, Call, CallBody, Held, Place};
 use crate::clock::{Deadline, parse_grpc_timeout};
 use crate::grpc::validate::is_identifier;
 use crate::journal::Report;
 use crate::method::{Arrival, Method, Role};
 use crate::pages;
+use crate::security::{Account, Caller, Slot};
 use crate::status::{Ending, Fault};
 use crate::trace::Trace;
+use crate::transport::Peer;
 
 /// One server's way in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {
     app: Arc<App>,
     routes: Routes,
+    offer: Offer,
+}
+
+/// What is answered at one entrance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offer {
+    /// Every service.
+    All,
+    /// What a probe asks for.
+    Health,
 }
 
 /// Where a request comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin<G> {
     /// Who sent it.
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     /// Ends the connection.
     pub(crate) connection: CancellationToken,
     /// Dropped when the connection has nothing more to send of the answer.
@@ -56,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) timeout: Timeout,
     /// What it tells of itself.
     pub(crate) report: Arc<Report>,
+    /// Who calls.
+    pub(crate) caller: Caller,
     place: Place,
 }
 
@@ -72,7 +85,12 @@ impl Context {
     /// Makes this one of the calls that run, until it ends. Its message has arrived: a client that
     /// sends half of one takes no place.
     pub(crate) fn take_place(&self, app: &App) -> Result<(), Fault> {
-        self.place.hold(app.take_place()?);
+        let slot = self.slot()?;
+        let permit = app.take_place()?;
+        self.place.hold(Held {
+            _permit: permit,
+            _slot: slot,
+        });
         Ok(())
     }
 
@@ -83,18 +101,32 @@ impl Context {
     }
 
     /// Waits until one request of a stream may run with the others.
-    pub(crate) async fn wait_for_place(&self, app: &App) -> Result<OwnedSemaphorePermit, Fault> {
+    pub(crate) async fn wait_for_place(&self, app: &App) -> Result<Held, Fault> {
         let place = Arc::clone(&app.calls).acquire_owned();
         let place = self.deadline.limit(place).await;
-        place
-            .ok_or_else(Fault::deadline)?
-            .map_err(|_| app.no_place())
+        let place = place.ok_or_else(Fault::deadline)?;
+        Ok(Held {
+            _permit: place.map_err(|_| app.no_place())?,
+            _slot: self.slot()?,
+        })
+    }
+
+    /// One of the requests that the caller's tenant may have.
+    fn slot(&self) -> Result<Option<Slot>, Fault> {
+        self.caller.account.as_ref().map(Account::admit).transpose()
     }
 }
 
 impl Edge {
     pub(crate) fn new(app: Arc<App>, routes: Routes) -> Self {
-        Self { app, routes }
+        let offer = Offer::All;
+        Self { app, routes, offer }
+    }
+
+    /// The same server at an entrance where health and pages alone are answered.
+    pub(crate) fn for_probes(self) -> Self {
+        let offer = Offer::Health;
+        Self { offer, ..self }
     }
 
     /// Answers one request of either protocol.
@@ -130,18 +162,16 @@ impl Edge {
         let report =
             Report::begin(origin.peer, request_id).in_trace(trace.or_else(own), spans.clone());
         let mut call = Call::begin(method, report);
-        match self.admit(method) {
-            Ok(Some(work)) => call.hold(work),
-            Ok(None) => {}
+        let (caller, asked) = match self.admit(&mut call, request.headers()) {
+            Ok(admitted) => admitted,
             Err(fault) => return refuse(call, fault.into()),
-        }
-        let asked = request.headers().get("grpc-timeout");
-        let asked = asked.and_then(|value| parse_grpc_timeout(value.as_bytes()));
+        };
         let longest = Deadline::after(self.app.limits.request_timeout_max);
         let context = Context {
             deadline: longest.or_after(asked),
             timeout: asked.map_or(Timeout::Longest, |_| Timeout::Asked),
             report: Arc::clone(&call.report),
+            caller,
             place: call.place.clone(),
         };
         let deadline = context.deadline.with_grace();
@@ -172,8 +202,29 @@ impl Edge {
         refuse(call, status)
     }
 
+    /// Takes a call in, or says why not; answers who calls, and the time it gives the call.
+    fn admit(
+        &self,
+        call: &mut Call,
+        headers: &HeaderMap,
+    ) -> Result<(Caller, Option<Duration>), Fault> {
+        let method = call.method();
+        // Before anything is told of what there is and how it does.
+        let caller = self.app.security.admit(method, headers)?;
+        call.report.set_caller(caller.clone());
+        // No path but those of the table comes to a service, however it is spelt.
+        if !method.is_known() || self.offer == Offer::Health && !method.is_health() {
+            return Err(Fault::no_such_method());
+        }
+        let asked = asked_time(headers)?;
+        if let Some(work) = self.work(method)? {
+            call.hold(work);
+        }
+        Ok((caller, asked))
+    }
+
     /// Control and health are answered always; work only while there is room and no drain.
-    fn admit(&self, method: Method) -> Result<Option<TaskTrackerToken>, Fault> {
+    fn work(&self, method: Method) -> Result<Option<TaskTrackerToken>, Fault> {
         if method.role() != Role::Work {
             return Ok(None);
         }
@@ -181,7 +232,7 @@ impl Edge {
         // Counted before the look at `draining`, so that a drain either refuses a call or waits for it.
         let work = lifecycle.work();
         if lifecycle.draining.is_cancelled() {
-            return Err(Fault::draining());
+            return Err(Fault::draining().retry_soon());
         }
         // The place itself is taken once the message is there; this spares the wait for it.
         if !method.waits() && self.app.calls.available_permits() == 0 {
@@ -231,6 +282,17 @@ fn kind_of<B>(request: &Request<B>) -> Kind {
         None | Some(b'+' | b';') if request.version() == Version::HTTP_2 => Kind::Grpc,
         None | Some(b'+' | b';') => Kind::GrpcOverHttp1,
         Some(_) => Kind::OtherGrpc,
+    }
+}
+
+/// The time that `grpc-timeout` gives the call.
+fn asked_time(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
+    let Some(value) = headers.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    match parse_grpc_timeout(value.as_bytes()) {
+        Some(time) => Ok(Some(time)),
+        None => Err(Fault::bad_timeout()),
     }
 }
 

@@ -11,8 +11,12 @@ pub enum Exit {
     Software = 70,
     /// The operating system refused something, memory above all.
     System = 71,
-    /// A file cannot be read.
+    /// A file or folder cannot be made.
+    Create = 73,
+    /// A file cannot be read or written, or the hub cannot be reached.
     Io = 74,
+    /// The hub refuses, or we do.
+    Refused = 77,
     /// The configuration is wrong, or asks for something that is not there.
     Config = 78,
 }
@@ -24,10 +28,11 @@ impl Exit {
     }
 
     /// Every code that `serve` ends with, and why. `docs/operating.md` has this table.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (
             Self::Data,
-            "weights or a tokenizer are not what they should be: cut, misshapen, of a wrong type",
+            "weights or a tokenizer are not what they should be: cut, misshapen, of a wrong type; or the hub says what \
+             no hub says",
         ),
         (
             Self::Address,
@@ -41,7 +46,17 @@ impl Exit {
             Self::System,
             "there is not enough memory, or the system refused something else",
         ),
-        (Self::Io, "a model's file cannot be read"),
+        (Self::Create, "the cache of the hub cannot be written to"),
+        (
+            Self::Io,
+            "a model's file cannot be read or written, the disk is full, the hub cannot be reached, or \
+             what it sent is not what it named",
+        ),
+        (
+            Self::Refused,
+            "the hub does not show the model (private, gated, or a wrong token), or its weights are \
+             pickles, which can run code",
+        ),
         (
             Self::Config,
             "a flag, a variable, a key, a folder, `config.json`, a chat template or a name is wrong, \

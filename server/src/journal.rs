@@ -1,10 +1,10 @@
 //! One line in the log for each call that was worked on or refused: what it cost and how it ended,
 //! never what it said. `RUST_LOG=info,server::journal=off` leaves these lines out.
 
-use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use http::header::{HeaderMap, HeaderValue};
 use proto::v1;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -12,17 +12,21 @@ use tonic::metadata::MetadataMap;
 
 use crate::clock::{Stopwatch, time_of_day};
 use crate::method::{Method, Role};
+use crate::security::{Caller, Tokens};
 use crate::status::{Ending, code_name};
 use crate::trace::{Finished, SpanSink, Trace};
+use crate::transport::Peer;
 
 /// What one call does, as its method learns it. Shared by the method, the answer and the edge.
 #[derive(Debug)]
 pub(crate) struct Report {
     begun: Stopwatch,
-    peer: SocketAddr,
+    peer: Peer,
     record: Mutex<Record>,
     /// Cancelled when somebody aborts this request by its id.
     aborted: OnceLock<CancellationToken>,
+    /// Who calls.
+    caller: OnceLock<Caller>,
     trace: Option<Trace>,
     spans: Option<SpanSink>,
 }
@@ -94,7 +98,7 @@ fn tenant_hash(tenant: &str) -> String {
 
 impl Report {
     /// A call that begins now.
-    pub(crate) fn begin(peer: SocketAddr, request_id: String) -> Self {
+    pub(crate) fn begin(peer: Peer, request_id: String) -> Self {
         let record = Record {
             request_id,
             ..Record::default()
@@ -104,8 +108,21 @@ impl Report {
             peer,
             record: Mutex::new(record),
             aborted: OnceLock::new(),
+            caller: OnceLock::new(),
             trace: None,
             spans: None,
+        }
+    }
+
+    /// It is known who calls; what the call costs is charged to it.
+    pub(crate) fn set_caller(&self, caller: Caller) {
+        // Who calls does not change.
+        let _set = self.caller.set(caller);
+    }
+
+    fn charge(&self, kind: Tokens, count: u64) {
+        if let Some(account) = self.caller.get().and_then(|caller| caller.account.as_ref()) {
+            account.charge(kind, count);
         }
     }
 
@@ -143,6 +160,7 @@ impl Report {
     /// It brought these many sequences or inputs, with as many tokens in their prompts together.
     /// The requests of one stream add up.
     pub(crate) fn add_work(&self, n: u32, prompt_tokens: u64) {
+        self.charge(Tokens::Prompt, prompt_tokens);
         let mut record = self.record();
         *record.n.get_or_insert(0) += n;
         record.prompt_tokens += prompt_tokens;
@@ -171,6 +189,7 @@ impl Report {
     /// It got tokens.
     pub(crate) fn tokens(&self, count: usize) {
         if count > 0 {
+            self.charge(Tokens::Generated, count as u64);
             let now = self.begun.elapsed();
             let mut record = self.record();
             record.first_token.get_or_insert(now);
@@ -186,11 +205,36 @@ impl Report {
 
     /// What was done until now, for the trailers of a call that failed on its way.
     pub(crate) fn trailers(&self) -> MetadataMap {
+        let mut trailers = HeaderMap::new();
+        self.add_to(&mut trailers);
+        MetadataMap::from_headers(trailers)
+    }
+
+    /// Tells what was done in the trailers of an answer.
+    pub(crate) fn add_to(&self, trailers: &mut HeaderMap) {
         let record = self.record();
-        let mut trailers = MetadataMap::new();
-        trailers.insert("x-prompt-tokens", record.prompt_tokens.into());
-        trailers.insert("x-generated-tokens", record.generated_tokens.into());
-        trailers
+        // A served name that no header can hold is left out.
+        if let Ok(model) = HeaderValue::try_from(&record.model)
+            && !model.is_empty()
+        {
+            trailers.insert("x-model-id", model);
+        }
+        let millis = |time: Duration| time.as_millis() as u64;
+        let generation = record.queued.is_some();
+        for (name, value) in [
+            ("x-queue-time-ms", record.queued.map(millis)),
+            ("x-ttft-ms", record.first_token.map(millis)),
+            ("x-prompt-tokens", Some(record.prompt_tokens)),
+            (
+                "x-cached-tokens",
+                generation.then_some(record.cached_tokens),
+            ),
+            ("x-generated-tokens", Some(record.generated_tokens)),
+        ] {
+            if let Some(value) = value {
+                trailers.insert(name, value.into());
+            }
+        }
     }
 
     /// Writes the line and tells of the span, if this is a call that gets them.
@@ -226,9 +270,10 @@ impl Report {
             reason = ending.reason,
             request_id = record.request_id,
             trace_id = self.trace.as_ref().map(Trace::name),
-            tenant = record.tenant,
             model = text(&record.model),
             peer = %self.peer,
+            key = self.caller.get().and_then(|caller| caller.key.as_deref()),
+            tenant = self.tenant().or_else(|| record.tenant.clone()),
             n,
             prompt_tokens = worked(record.prompt_tokens),
             cached_tokens = worked(record.cached_tokens),
@@ -240,6 +285,11 @@ impl Report {
             finish = record.finish,
             "call"
         );
+    }
+
+    /// The tenant that its key or its metadata name, as logs may name it.
+    fn tenant(&self) -> Option<String> {
+        self.caller.get().and_then(Caller::named).map(tenant_hash)
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {

@@ -1,6 +1,6 @@
 //! The gRPC and HTTP edge: the only crate that knows the wire, text, configuration and the network.
 //!
-//! A request's way: [`listener`](serve::serve) takes the connection, `edge` admits the call and
+//! A request's way: `transport` takes the connection, `edge` admits the call and
 //! watches it to its end, `grpc/<method>` checks and tokenizes it and submits it to its model's
 //! engine, `grpc/generation` turns the engine's progress into messages. Nothing here waits for a
 //! device, and the engine never waits for anything here.
@@ -12,7 +12,7 @@ pub mod args;
 mod arriving;
 pub mod byte_tokenizer;
 mod call;
-mod clock;
+pub mod clock;
 pub mod commands;
 pub mod config;
 mod edge;
@@ -21,10 +21,11 @@ pub mod exit;
 pub mod fuzz;
 mod grpc;
 pub mod health;
+#[cfg(feature = "hub")]
+mod hub_models;
 mod journal;
 pub mod lifecycle;
 pub mod limits;
-mod listener;
 pub mod load;
 pub mod logs;
 mod method;
@@ -34,9 +35,11 @@ pub mod otlp;
 mod pages;
 pub mod probe;
 pub mod registry;
+pub mod security;
 pub mod serve;
 pub mod status;
 mod sweeper;
 mod tei;
 pub mod text;
 pub mod trace;
+pub mod transport;

@@ -37,6 +37,9 @@ pub enum TooLong {
     Refused,
 }
 
+/// Bytes of all header fields of one request.
+pub const HEADER_BYTES_MAX: u32 = 16 << 10;
+
 /// The bounds that the command line sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -67,9 +70,19 @@ pub struct Limits {
     pub message_timeout: Duration,
     /// The longest time between two messages of a client's stream.
     pub stream_idle_timeout: Duration,
-    /// Connections at once.
+    /// Connections at once, at each socket.
     pub connections_max: usize,
-    /// The time a new connection has to say what it speaks.
+    /// Connections at once from one IPv4 address or one /64 network of IPv6 addresses.
+    pub connections_per_address_max: usize,
+    /// Calls at once on one connection.
+    pub streams_per_connection_max: u32,
+    /// Between two pings on a connection.
+    pub keepalive_interval: Duration,
+    /// The time a peer has to answer one.
+    pub keepalive_timeout: Duration,
+    /// The age, give or take a tenth, at which a connection is told to leave.
+    pub connection_age_max: Option<Duration>,
+    /// The time a new connection has to say what it speaks, a TLS handshake included.
     pub greeting_timeout: Duration,
     /// The time a connection may stay without a call.
     pub connection_idle_timeout: Duration,
@@ -94,6 +107,11 @@ impl Default for Limits {
             message_timeout: Duration::from_secs(10),
             stream_idle_timeout: Duration::from_mins(1),
             connections_max: 1024,
+            connections_per_address_max: 128,
+            streams_per_connection_max: 256,
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            connection_age_max: None,
             greeting_timeout: Duration::from_secs(5),
             connection_idle_timeout: Duration::from_mins(10),
             drain_timeout: Duration::from_mins(1),

@@ -1,7 +1,7 @@
 //! The wiring: from a configuration to running engines. The only file here that names `models`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::config::{EncodeConfig, EngineConfig, Identity};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::args::model::{Dtype, LoadFormat, Pooling};
 use crate::byte_tokenizer;
-use crate::config::{Config, DefaultPrompt, Files, ModelSource};
+use crate::config::{Asked, Config, DefaultPrompt, Files, ModelSource};
 use crate::exit::Exit;
 use crate::registry::{self, DuplicateName, Facts, Registry, Served, Task, TextTools, Vectors};
 use crate::text::chat::{ChatTemplate, TemplateError};
@@ -81,6 +81,7 @@ impl Cause {
             Self::Load(LoadError::Tensor { .. }) | Self::Tokenizer(_) => Exit::Data,
             Self::Load(LoadError::Config { file, .. }) if is_weights(file) => Exit::Data,
             Self::Load(LoadError::Memory(_)) => Exit::System,
+            Self::Load(LoadError::Pickle(_)) => Exit::Refused,
             Self::Load(LoadError::File(file)) | Self::File(file) => match file {
                 FileError::Missing(_) => Exit::Config,
                 FileError::Unreadable(..) => Exit::Io,
@@ -153,7 +154,7 @@ pub fn start(config: &Config) -> Result<Started, StartError> {
     // One set of threads for all models: two at once do not compete for processors.
     let threads = Threads::new(config.batching.threads);
     for source in &config.models {
-        let options = options(config, &threads);
+        let options = options(config.asked(), &threads);
         let started = start_model(config, source, options, &room);
         let (model, engine) = started.map_err(|cause| StartError {
             model: source.name.clone(),
@@ -205,6 +206,7 @@ fn start_model(
     let name = source.name.clone();
     let served = Named {
         name: &name,
+        revision: source.revision.as_deref().unwrap_or_default(),
         info: &info,
         text,
     };
@@ -229,7 +231,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     let threads = Threads::new(1);
     config.models.iter().try_for_each(|source| {
         let files = files(&source.files);
-        let checked = models::load::check(&files, &options(config, &threads))
+        let checked = models::load::check(&files, &options(config.asked(), &threads))
             .map_err(Cause::from)
             .and_then(|info| Text::read(config, &files, &info, &room));
         checked.map(|_| ()).map_err(|cause| StartError {
@@ -242,12 +244,18 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 /// What is known of a model before its weights are loaded.
 struct Named<'a> {
     name: &'a str,
+    revision: &'a str,
     info: &'a ModelInfo,
     text: Text,
 }
 
 fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, Completion) {
-    let Named { name, info, text } = model;
+    let Named {
+        name,
+        revision,
+        info,
+        text,
+    } = model;
     let limits = engine::limits::Limits {
         step_tokens_max: config.batching.step_tokens_max,
         running_max: config.batching.running_max,
@@ -259,7 +267,7 @@ fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, 
     let mut engine = EngineConfig::new(name, limits);
     engine.identity = Identity {
         model: name.to_owned(),
-        revision: String::new(),
+        revision: revision.to_owned(),
         numerics: dtype_name(info.dtype).to_owned(),
     };
     engine.stall_timeout = config.limits.stream_stall_timeout;
@@ -267,7 +275,7 @@ fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, 
     let (handle, completion) = engine::start(loader.decoder(), engine);
     let decoder = registry::Decoder {
         name: name.to_owned(),
-        facts: facts(info),
+        facts: facts(info, revision),
         handle,
         text: text.tools,
         end_tokens: info.end_tokens.clone(),
@@ -281,7 +289,12 @@ fn start_encoder(
     task: Task,
     loader: Loader,
 ) -> (Served, Completion) {
-    let Named { name, info, text } = model;
+    let Named {
+        name,
+        revision,
+        info,
+        text,
+    } = model;
     let inputs_max = config.batching.encode_inputs_max;
     let limits = EncodeLimits {
         // As --max-batch-tokens says.
@@ -301,7 +314,7 @@ fn start_encoder(
         facts: Facts {
             batch_tokens_max: limits.batch_tokens_max,
             batch_inputs_max: limits.batch_inputs_max,
-            ..facts(info)
+            ..facts(info, revision)
         },
         handle,
         text: text.tools,
@@ -393,6 +406,9 @@ fn changed() -> ExecutorError {
 fn files(files: &Files) -> ModelFiles {
     match files {
         Files::Folder(folder) => ModelFiles::Folder(folder.clone()),
+        // `hub_models` has put a folder in its place, unless nothing may be downloaded.
+        #[cfg(feature = "hub")]
+        Files::Hub(model, _) => ModelFiles::Folder(PathBuf::from(model.as_str())),
         #[cfg(feature = "demo")]
         Files::DemoDecoder => models::demo::decoder(),
         #[cfg(feature = "demo")]
@@ -400,28 +416,57 @@ fn files(files: &Files) -> ModelFiles {
     }
 }
 
-fn options(config: &Config, threads: &Threads) -> LoadOptions {
+fn options(asked: Asked, threads: &Threads) -> LoadOptions {
     LoadOptions {
-        dtype: config.dtype.map(|dtype| match dtype {
+        dtype: asked.dtype.map(|dtype| match dtype {
             Dtype::F32 => models::load::Dtype::F32,
             Dtype::F16 => models::load::Dtype::F16,
             Dtype::Bf16 => models::load::Dtype::Bf16,
         }),
-        format: match config.load_format {
+        format: match asked.load_format {
             LoadFormat::Safetensors => models::load::LoadFormat::Safetensors,
             LoadFormat::Dummy => models::load::LoadFormat::Dummy,
         },
-        kv_cache_bytes: config.batching.kv_cache_bytes,
+        kv_cache_bytes: asked.batching.kv_cache_bytes,
         block_tokens: BLOCK_TOKENS,
-        context_max: config.batching.context_max,
-        running_max: config.batching.running_max,
-        step_tokens_max: config.batching.step_tokens_max,
+        context_max: asked.batching.context_max,
+        running_max: asked.batching.running_max,
+        step_tokens_max: asked.batching.step_tokens_max,
         threads: threads.clone(),
     }
 }
 
-fn facts(info: &ModelInfo) -> Facts {
+/// What a model is and what it takes, known without its weights.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    pub(crate) facts: Facts,
+    pub(crate) task: &'static str,
+    pub(crate) weights_bytes: u64,
+    pub(crate) kv_bytes: u64,
+    pub(crate) buffers_bytes: u64,
+}
+
+/// Reads a model's configuration.
+pub(crate) fn about(source: &Files, asked: Asked) -> Result<About, Cause> {
+    let options = options(asked, &Threads::new(1));
+    let (info, plan) = models::load::plan(&files(source), &options)?;
+    Ok(About {
+        facts: facts(&info, ""),
+        task: match info.task {
+            models::load::Task::Generate => "generate",
+            models::load::Task::Embed(_) => "embed",
+            models::load::Task::Sparse => "embed sparsely",
+            models::load::Task::Classify(_) => "classify",
+        },
+        weights_bytes: plan.weights_bytes,
+        kv_bytes: plan.kv_bytes,
+        buffers_bytes: plan.buffers_bytes,
+    })
+}
+
+fn facts(info: &ModelInfo, revision: &str) -> Facts {
     Facts {
+        revision: revision.to_owned(),
         architecture: info.architecture.clone(),
         dtype: dtype_name(info.dtype).to_owned(),
         parameters: info.parameters,

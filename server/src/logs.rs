@@ -27,7 +27,13 @@ pub struct Logs {
 /// stops no request.
 pub fn install(format: LogFormat) -> Logs {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
-    let (filter, mistake) = filter(&asked);
+    let (mut filter, mistake) = filter(&asked);
+    // At its finest the HTTP client shows addresses whole, and those of downloads are signed.
+    for quiet in ["ureq=warn", "ureq_proto=warn"] {
+        if let Ok(directive) = quiet.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
     let (writer, guard) = NonBlockingBuilder::default()
         .thread_name("logs")
         .buffered_lines_limit(LINES_MAX)

@@ -13,6 +13,19 @@ pub(crate) enum Role {
     Control,
 }
 
+/// Whom a method answers where there are API keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everybody.
+    Open,
+    /// Whoever has a key.
+    Look,
+    /// Whoever has a key that may work.
+    Work,
+    /// Whoever has a key that may steer.
+    Admin,
+}
+
 /// Path, label and role; the last entry stands for everything else.
 const METHODS: [(&str, &str, Role); 43] = [
     ("/paternoster.v1.Inference/Generate", "Generate", Role::Work),
@@ -147,6 +160,16 @@ impl Method {
         Self(found.unwrap_or(METHODS.len() - 1))
     }
 
+    /// Whether there is such a method.
+    pub(crate) fn is_known(self) -> bool {
+        self.0 + 1 < METHODS.len()
+    }
+
+    /// Whether it tells health and nothing else.
+    pub(crate) fn is_health(self) -> bool {
+        METHODS[self.0].0.starts_with("/grpc.health.v1.Health/")
+    }
+
     /// Its word in metrics and logs.
     pub(crate) fn label(self) -> &'static str {
         METHODS[self.0].1
@@ -165,6 +188,23 @@ impl Method {
     /// Whether it waits when all places are taken; others are refused at once.
     pub(crate) fn waits(self) -> bool {
         self.arrival() == Arrival::Stream || self.label() == "tei.Rerank"
+    }
+
+    /// Whether it tells the contract and nothing else.
+    pub(crate) fn is_reflection(self) -> bool {
+        [REFLECTION_V1, REFLECTION_V1ALPHA].contains(&METHODS[self.0].0)
+    }
+
+    /// Whom it answers: health everybody, what nobody thought of whoever has a key.
+    pub(crate) fn access(self) -> Access {
+        match self.label() {
+            _ if self.is_health() => Access::Open,
+            _ if self.role() == Role::Work => Access::Work,
+            // What was said to others can be read from KV events.
+            "Abort" | "LoadAdapter" | "UnloadAdapter" | "SubscribeKvEvents" | "FlushCache"
+            | "Drain" => Access::Admin,
+            _ => Access::Look,
+        }
     }
 
     /// What it is for.
@@ -190,6 +230,7 @@ mod tests {
                     let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
                     let label = format!("{prefix}{}", method.name());
                     assert_eq!(Method::of(&path).label(), label, "{path}");
+                    assert!(Method::of(&path).is_known(), "{path}");
                     let work = !matches!(service.name(), "Control" | "Info");
                     assert_eq!(Method::of(&path).role() == Role::Work, work, "{path}");
                     let stream = Method::of(&path).arrival() == Arrival::Stream;
@@ -200,15 +241,48 @@ mod tests {
     }
 
     #[test]
+    fn a_method_answers_nobody_that_it_need_not_answer() {
+        for (path, label, role) in METHODS {
+            let open = path.starts_with("/grpc.health.v1.");
+            let admin = [
+                "Abort",
+                "LoadAdapter",
+                "UnloadAdapter",
+                "SubscribeKvEvents",
+                "FlushCache",
+                "Drain",
+            ];
+            let expected = match role {
+                Role::Work => Access::Work,
+                Role::Control if open => Access::Open,
+                Role::Control if admin.contains(&label) => Access::Admin,
+                Role::Control => Access::Look,
+            };
+            assert_eq!(Method::of(path).access(), expected, "{path}");
+        }
+        assert_eq!(Method::of("/nobody/thought/of").access(), Access::Look);
+    }
+
+    #[test]
     fn whatever_else_is_asked_is_other() {
         for path in [
             "",
             "/",
             "/paternoster.v1.Inference/generate",
+            "/paternoster.v1.inference/Generate",
+            "//paternoster.v1.Inference/Generate",
+            "/paternoster.v1.Inference//Generate",
+            "/paternoster.v1.Inference/Generate/",
+            "/paternoster.v1.Inference%2eGenerate",
+            "/paternoster%2Ev1.Inference/Generate",
+            "/./paternoster.v1.Inference/Generate",
+            "/grpc.health.v1.Health/../../paternoster.v1.Inference/Generate",
             "//x",
             "/a/b/c",
         ] {
-            assert_eq!(Method::of(path).label(), "other");
+            assert_eq!(Method::of(path).label(), "other", "{path}");
+            assert!(!Method::of(path).is_known(), "{path}");
+            assert!(!Method::of(path).is_health(), "{path}");
         }
     }
 

@@ -32,6 +32,15 @@ pub(crate) const CALLS: &str = "paternoster_calls_in_flight";
 pub(crate) const CONNECTIONS: &str = "paternoster_connections";
 /// Connections refused or closed by the edge, by reason.
 pub(crate) const CONNECTIONS_CLOSED: &str = "paternoster_connections_closed_total";
+/// When certificates end.
+pub(crate) const TLS_EXPIRY: &str = "paternoster_tls_certificate_expiry_timestamp_seconds";
+/// Files read again, by what they are and the outcome.
+pub(crate) const RELOADS: &str = "paternoster_reloads_total";
+/// Tokens by tenant and kind.
+pub(crate) const TENANT_TOKENS: &str = "paternoster_tenant_tokens_total";
+/// Requests refused for a quota.
+pub(crate) const TENANT_REFUSALS: &str = "paternoster_tenant_refusals_total";
+/// Spans by what became of them.
 pub(crate) const SPANS: &str = "paternoster_spans_total";
 /// Panics caught.
 pub(crate) const PANICS: &str = "paternoster_panics_total";
@@ -84,7 +93,34 @@ pub const METRICS: &[Metric] = &[
         name: CONNECTIONS_CLOSED,
         kind: Kind::Counter,
         labels: &["reason"],
-        help: "Connections that the server closed: over_limit, silent, idle, stalled.",
+        help: "Connections that the server closed or told to leave: over_limit, over_address_limit, \
+               silent, handshake, idle, aged, stalled.",
+    },
+    Metric {
+        name: TLS_EXPIRY,
+        kind: Kind::Gauge,
+        labels: &["certificate"],
+        help: "When the first certificate of --tls-cert (server) or --tls-client-ca (client_ca) ends, in \
+               seconds since 1970.",
+    },
+    Metric {
+        name: RELOADS,
+        kind: Kind::Counter,
+        labels: &["what", "outcome"],
+        help: "Certificates (tls) and keys read again, by outcome: ok, failed.",
+    },
+    Metric {
+        name: TENANT_TOKENS,
+        kind: Kind::Counter,
+        labels: &["tenant", "kind"],
+        help: "Tokens that tenants of the API keys used, by kind: prompt, generated; tenants beyond the \
+               64th are other.",
+    },
+    Metric {
+        name: TENANT_REFUSALS,
+        kind: Kind::Counter,
+        labels: &["tenant", "quota"],
+        help: "Requests refused for a quota: tokens_per_minute, requests_per_minute, concurrent.",
     },
     Metric {
         name: PANICS,

@@ -1,17 +1,20 @@
 //! The HTTP/1.1 side of the listener: what probes and scrapers read. Everything else is 404.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tonic::body::Body;
 
 use crate::app::App;
+use crate::security::Exposure;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROMETHEUS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// Answers a request that is not gRPC.
 ///
@@ -29,13 +32,23 @@ pub(crate) fn answer<B>(app: &App, request: &Request<B>) -> Response<Body> {
         ),
         "/ready" if readiness.ready => (StatusCode::OK, "ready\n".to_owned()),
         "/ready" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
+        "/metrics" if app.security.metrics == Exposure::Off => not_found(),
+        "/metrics" if !app.security.shows_metrics(request.headers()) => {
+            let mut refused = refuse(StatusCode::UNAUTHORIZED, "an API key is needed\n");
+            refused.headers_mut().insert(WWW_AUTHENTICATE, BEARER);
+            return refused;
+        }
         "/metrics" => {
             let rendered = app.metrics.as_ref().map(PrometheusHandle::render);
             return respond(StatusCode::OK, PROMETHEUS, rendered.unwrap_or_default());
         }
-        _ => (StatusCode::NOT_FOUND, "not found\n".to_owned()),
+        _ => not_found(),
     };
     respond(status, TEXT, body)
+}
+
+fn not_found() -> (StatusCode, String) {
+    (StatusCode::NOT_FOUND, "not found\n".to_owned())
 }
 
 /// A plain answer.

@@ -1,6 +1,8 @@
 //! The `health` sub-command: one question to a running server, answered by the exit code.
 
-use tonic::transport::Endpoint;
+use std::path::Path;
+
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -38,9 +40,9 @@ impl Answer {
 /// Asks once.
 pub async fn ask(args: &HealthArgs) -> Answer {
     let address = args.address();
-    let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
+    let endpoint = match endpoint(args, &address) {
         Ok(endpoint) => endpoint.connect_timeout(args.timeout).timeout(args.timeout),
-        Err(error) => return Answer::BadAddress(format!("{address}: {error}")),
+        Err(why) => return Answer::BadAddress(format!("{address}: {why}")),
     };
     let channel = match endpoint.connect().await {
         Ok(channel) => channel,
@@ -54,4 +56,29 @@ pub async fn ask(args: &HealthArgs) -> Answer {
         Ok(answer) => Answer::NotServing(answer.get_ref().status().as_str_name().to_owned()),
         Err(status) => Answer::NoAnswer(format!("{:?}: {}", status.code(), status.message())),
     }
+}
+
+fn endpoint(args: &HealthArgs, address: &str) -> Result<Endpoint, String> {
+    let scheme = if args.tls_ca.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
+    let endpoint = endpoint.map_err(|error| error.to_string())?;
+    let Some(authorities) = &args.tls_ca else {
+        return Ok(endpoint);
+    };
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(authorities)?));
+    if let Some(name) = &args.tls_server_name {
+        tls = tls.domain_name(name);
+    }
+    if let (Some(cert), Some(key)) = (&args.tls_client_cert, &args.tls_client_key) {
+        tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+    }
+    endpoint.tls_config(tls).map_err(|error| error.to_string())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -4,15 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::clock::Deadline;
 use crate::edge::Edge;
-use crate::listener::{self, Stages};
 use crate::metrics::UPKEEP_INTERVAL;
+use crate::transport::{Entrance, Listeners, Socket, Stages};
 use crate::{grpc, health};
 
 /// What calls have, after they were aborted, to tell their clients.
@@ -24,7 +23,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// refused, running work ends (or is aborted after `drain_timeout`, or at once when
 /// `lifecycle.abort` is cancelled), connections close. Returns in bounded time whatever clients do.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     app: Arc<App>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -36,6 +35,13 @@ pub async fn serve(
     let health = tokio::spawn(async move { health::follow(&followed, &reporter, &stopped).await });
     let swept = Arc::clone(&app);
     tasks.spawn(async move { swept.sweeper.run(&swept).await });
+    let security = Arc::clone(&app.security);
+    if let Some(tls) = security.tls.clone() {
+        tasks.spawn(tls.follow(security.reload_interval));
+    }
+    if let Some(keys) = security.keys.clone() {
+        tasks.spawn(keys.follow(security.reload_interval));
+    }
     if let Some(recorder) = app.metrics.clone() {
         tasks.spawn(async move {
             let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
@@ -50,8 +56,7 @@ pub async fn serve(
     }
     let stages = Stages::default();
     let edge = Edge::new(Arc::clone(&app), routes);
-    let limits = app.limits.clone();
-    let connections = tokio::spawn(listener::run(listener, edge, limits, stages.clone()));
+    let mut entrances = open(listeners.into(), &edge, &app, &stages);
     tokio::select! {
         () = shutdown => {}
         () = app.lifecycle.drain_asked.cancelled() => {}
@@ -70,7 +75,31 @@ pub async fn serve(
         tokio::time::sleep(goodbye).await;
         stages.close.cancel();
     });
-    connections.await.map_err(io::Error::other)
+    while let Some(ended) = entrances.join_next().await {
+        ended.map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Opens every entrance.
+fn open(listeners: Listeners, edge: &Edge, app: &App, stages: &Stages) -> JoinSet<()> {
+    let mut entrances = vec![Entrance {
+        socket: Socket::Tcp(listeners.main),
+        edge: edge.clone(),
+        tls: app.security.tls.clone(),
+    }];
+    entrances.extend(listeners.probes.map(|listener| Entrance {
+        socket: Socket::Tcp(listener),
+        edge: edge.clone().for_probes(),
+        tls: None,
+    }));
+    entrances.extend(listeners.unix.map(|socket| Entrance {
+        socket: Socket::Unix(socket),
+        edge: edge.clone(),
+        tls: None,
+    }));
+    let run = |entrance: Entrance| entrance.run(app.limits.clone(), stages.clone());
+    entrances.into_iter().map(run).collect()
 }
 
 /// Refuses new calls and waits for the end of the old. What is admitted may still submit work to

@@ -12,6 +12,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::security::Exceeded;
 use crate::text::chat::{ChatError, TemplateError};
 use crate::text::tokenizer::TokenizeError;
 
@@ -23,9 +24,11 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// When a client that met a full queue should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// And not before.
+const RETRY_MIN: Duration = Duration::from_millis(1);
 
 /// Every reason, as the contract lists them: the closed set of the label `reason`.
-const REASONS: [&str; 37] = [
+const REASONS: [&str; 42] = [
     "EMPTY_INPUT",
     "INPUT_TOO_LARGE",
     "CONTEXT_LENGTH_EXCEEDED",
@@ -41,6 +44,7 @@ const REASONS: [&str; 37] = [
     "TOO_MANY_INPUTS",
     "UNKNOWN_ENUM",
     "BAD_REQUEST_ID",
+    "BAD_TIMEOUT",
     "BAD_MODEL_ID",
     "BAD_CACHE_SALT",
     "BAD_TENANT",
@@ -51,6 +55,10 @@ const REASONS: [&str; 37] = [
     "UNKNOWN_PROMPT_NAME",
     "MODEL_NOT_FOUND",
     "WRONG_TASK",
+    "BAD_API_KEY",
+    "RIGHT_MISSING",
+    "TENANT_DENIED",
+    "QUOTA_EXCEEDED",
     "QUEUE_FULL",
     "MESSAGE_TOO_LARGE",
     "CONSUMER_TOO_SLOW",
@@ -109,6 +117,8 @@ pub struct Fault {
     field: Option<Cow<'static, str>>,
     numbers: Vec<(&'static str, u64)>,
     retry: Option<Duration>,
+    /// Whose quota, and which.
+    quota: Option<Box<(String, String)>>,
 }
 
 impl Fault {
@@ -125,6 +135,7 @@ impl Fault {
             field: None,
             numbers: Vec::new(),
             retry: None,
+            quota: None,
         }
     }
 
@@ -165,6 +176,53 @@ impl Fault {
         )
     }
 
+    /// The path names nothing.
+    pub fn no_such_method() -> Self {
+        let message = "there is no such method";
+        Self::new(Code::Unimplemented, "NOT_IMPLEMENTED", message)
+    }
+
+    /// `grpc-timeout` is not what the protocol writes.
+    pub fn bad_timeout() -> Self {
+        let message = "grpc-timeout is up to eight digits and one of H M S m u n";
+        Self::new(Code::InvalidArgument, "BAD_TIMEOUT", message)
+    }
+
+    /// No key, or one that there is not: which of them is not told.
+    pub(crate) fn bad_api_key() -> Self {
+        let message = "an API key is needed, as the metadata \"authorization: Bearer KEY\"";
+        Self::new(Code::Unauthenticated, "BAD_API_KEY", message)
+    }
+
+    /// The key is good, but not for this.
+    pub(crate) fn right_missing(right: &str) -> Self {
+        let message = format!("this API key does not have the right \"{right}\"");
+        Self::new(Code::PermissionDenied, "RIGHT_MISSING", message)
+    }
+
+    /// The key is another tenant's.
+    pub(crate) fn tenant_denied(field: &'static str) -> Self {
+        let message = "this API key speaks for another tenant; one with the right \"tenants\" may \
+                       name others in the metadata x-tenant-id";
+        Self::new(Code::PermissionDenied, "TENANT_DENIED", message).at(field)
+    }
+
+    /// A tenant has used up what it may use.
+    pub(crate) fn quota_exceeded(exceeded: Exceeded) -> Self {
+        let Exceeded {
+            tenant,
+            quota,
+            limit,
+            wait,
+        } = exceeded;
+        let message = format!("the tenant {tenant} has used up {quota} = {limit}");
+        let mut fault = Self::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
+        fault.retry = Some(wait.unwrap_or(RETRY_AFTER).max(RETRY_MIN));
+        let quota = (format!("tenant:{tenant}"), format!("{quota} = {limit}"));
+        fault.quota = Some(Box::new(quota));
+        fault.with("limit", limit)
+    }
+
     /// The deadline passed.
     pub fn deadline() -> Self {
         Self::new(
@@ -194,9 +252,7 @@ impl Fault {
 
     /// Too much waits already.
     pub fn queue_full(message: impl Into<String>) -> Self {
-        let mut fault = Self::new(Code::ResourceExhausted, "QUEUE_FULL", message);
-        fault.retry = Some(RETRY_AFTER);
-        fault
+        Self::new(Code::ResourceExhausted, "QUEUE_FULL", message).retry_soon()
     }
 
     /// A message on the wire is larger than the server takes.
@@ -207,6 +263,13 @@ impl Fault {
     /// The code of this server broke off.
     pub fn panic() -> Self {
         Self::new(Code::Internal, "PANIC", "internal error")
+    }
+
+    /// Nothing was done yet, so the same request may come again.
+    #[must_use]
+    pub fn retry_soon(mut self) -> Self {
+        self.retry = Some(RETRY_AFTER);
+        self
     }
 
     /// Names the field at fault by its path in the request.
@@ -234,6 +297,9 @@ impl Fault {
         let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, numbers);
         if let Some(field) = self.field {
             details.add_bad_request_violation(field, self.message.clone());
+        }
+        if let Some((subject, description)) = self.quota.map(|quota| *quota) {
+            details.add_quota_failure_violation(subject, description);
         }
         if let Some(delay) = self.retry {
             details.set_retry_info(Some(delay));

@@ -27,7 +27,7 @@ def free_port() -> int:
 class Server:
     """One `paternoster serve` process."""
 
-    def __init__(self, *flags: str, port: int | None = None):
+    def __init__(self, *flags: str, port: int | None = None, env: dict[str, str] | None = None):
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.log = ROOT / f".cache/e2e/server-{self.port}.log"
@@ -36,6 +36,7 @@ class Server:
             [BINARY, "serve", "--port", str(self.port), *flags],
             stdout=subprocess.DEVNULL,
             stderr=self.log.open("w"),
+            env=env,
         )
         self.wait_ready()
         self.channel = grpc.insecure_channel(self.address)

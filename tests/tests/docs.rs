@@ -212,6 +212,15 @@ fn the_health_flags_are_in_the_operating_page() {
         // The page says which of them reads the environment.
         assert_eq!(argument.get_env().is_some(), flag == "port", "--{flag}");
     }
+    for name in ["info", "download", "verify"] {
+        let command = command.find_subcommand(name).expect("a sub-command");
+        for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(
+                flag == "help" || page.contains(&format!("`--{flag}`")),
+                "--{flag} of {name} is not explained"
+            );
+        }
+    }
 }
 
 /// Every name in the last column of the table of `SECURITY.md`.

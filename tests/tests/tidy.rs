@@ -28,7 +28,7 @@ const ARROWS: &[Arrows] = &[
     arrows("models", &["engine", "kernels", "scheduler"], &[]),
     arrows(
         "server",
-        &["engine", "load", "models", "proto"],
+        &["engine", "hub", "load", "models", "proto"],
         &["engine", "paternoster-client"],
     ),
     arrows("load", &["paternoster-client"], &[]),

@@ -272,3 +272,34 @@ fn a_dummy_encoder_gives_finite_vectors() {
     assert!(encoded[0].values.iter().all(|x| x.is_finite()));
     assert_eq!(encoded[0], encoded[1]);
 }
+
+#[test]
+fn the_memory_of_a_model_is_known_from_its_configuration() {
+    let llama = files(&[(CONFIG, LLAMA)]);
+    let (info, plan) = super::plan(&llama, &options()).unwrap();
+    assert_eq!(plan.weights_bytes, 2 * info.parameters);
+    // As many whole blocks as fit.
+    let block_bytes = 16 * info.kv_bytes_per_token;
+    assert_eq!(plan.kv_bytes, (1 << 20) / block_bytes * block_bytes);
+    assert!(plan.buffers_bytes > 0);
+    let wide = LoadOptions {
+        dtype: Some(Dtype::F16),
+        ..options()
+    };
+    // f16 is kept as f32.
+    let (_, plan) = super::plan(&llama, &wide).unwrap();
+    assert_eq!(plan.weights_bytes, 4 * info.parameters);
+    let small = LoadOptions {
+        kv_cache_bytes: 1 << 10,
+        ..options()
+    };
+    assert!(matches!(
+        super::plan(&llama, &small),
+        Err(LoadError::Memory(_))
+    ));
+
+    let (info, plan) = super::plan(&files(&[(CONFIG, BERT)]), &options()).unwrap();
+    assert_eq!(plan.weights_bytes, 4 * info.parameters);
+    assert_eq!(plan.kv_bytes, 0);
+    assert_eq!(plan.total_bytes(), plan.weights_bytes + plan.buffers_bytes);
+}

@@ -16,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::foreign;
 use super::units::Expected;
+use crate::security::KeyHash;
 
 /// A file larger than this is none of ours.
 const BYTES_MAX: u64 = 1 << 20;
@@ -271,7 +272,8 @@ impl Kind {
 
 /// Whether nobody may read a flag's value.
 pub(super) fn is_secret(arg: &Arg) -> bool {
-    arg.get_value_parser().type_id() == TypeId::of::<SecretString>()
+    let id = arg.get_value_parser().type_id();
+    id == TypeId::of::<SecretString>() || id == TypeId::of::<KeyHash>()
 }
 
 /// Checks one value by the parser of its flag alone.

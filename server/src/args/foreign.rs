@@ -30,7 +30,7 @@ pub(super) fn explain(error: clap::Error, command: &mut clap::Command) -> clap::
 }
 
 /// The flags of TGI 3 and TEI 1 that mean nothing here, or nothing yet.
-pub const FOREIGN: [(&[&str], &str); 24] = [
+pub const FOREIGN: [(&[&str], &str); 23] = [
     (
         &["quantize"],
         "weights are served as they are stored, or as --dtype says",
@@ -123,7 +123,6 @@ pub const FOREIGN: [(&[&str], &str); 24] = [
         &["max-image-fetch-size", "dense-path"],
         "there are no images, and dense layers after pooling are those that modules.json names",
     ),
-    (&["uds-path"], "the server listens on --hostname and --port"),
 ];
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Flags of `health`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::units::{MOMENT, time, whole};
@@ -13,6 +14,18 @@ pub struct HealthArgs {
     /// The port of a server on this machine.
     #[arg(short, long, default_value = "50051", value_parser = whole::<u16>(0..=65_535))]
     pub port: u16,
+    /// Certificates that the server's has to lead to, PEM; with it TLS is spoken.
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// The name the server's certificate has to have; default: the host of the address.
+    #[arg(long, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+    /// The certificate to show to a server that wants one, PEM.
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_cert: Option<PathBuf>,
+    /// The private key of --tls-client-cert, PEM.
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_key: Option<PathBuf>,
     /// The service to ask about; default: the whole server.
     #[arg(long, default_value = "")]
     pub service: String,

@@ -14,10 +14,12 @@ pub mod configuration;
 pub mod file;
 pub mod foreign;
 pub mod health;
+pub mod inspect;
 pub mod limits;
 pub mod listener;
 pub mod model;
 pub mod observability;
+pub mod security;
 pub mod settings;
 pub mod units;
 
@@ -41,6 +43,14 @@ pub enum Command {
     Health(health::HealthArgs),
     /// Put a running server under load, and measure its answers.
     Bench(Box<::load::args::BenchArgs>),
+    /// Download a model of the Hugging Face hub, and print its folder.
+    #[cfg(feature = "hub")]
+    Download(inspect::DownloadArgs),
+    /// Hash the files of a model, in the cache or in a folder, and compare with what is known of them.
+    #[cfg(feature = "hub")]
+    Verify(inspect::VerifyArgs),
+    /// Say what a model is, what memory it takes with these flags, and whether this machine has it.
+    Info(Box<inspect::InfoArgs>),
 }
 
 /// How to serve. Every flag is also an environment variable of the same name in capitals.
@@ -58,6 +68,9 @@ pub struct ServeArgs {
     /// What requests may cost.
     #[command(flatten)]
     pub limits: limits::LimitArgs,
+    /// Who may do what.
+    #[command(flatten)]
+    pub security: security::SecurityArgs,
     /// Logs and metrics.
     #[command(flatten)]
     pub observability: observability::ObservabilityArgs,
@@ -195,6 +208,8 @@ mod tests {
         insta::assert_snapshot!("serve_help", serve.render_long_help());
         let health = command.find_subcommand_mut("health").unwrap();
         insta::assert_snapshot!("health_help", health.render_long_help());
+        let info = command.find_subcommand_mut("info").unwrap();
+        insta::assert_snapshot!("info_help", info.render_long_help());
     }
 
     #[test]

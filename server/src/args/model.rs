@@ -1,19 +1,28 @@
 //! Flags: which models are served.
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 
 /// Which models.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Models")]
 pub struct ModelArgs {
-    /// A folder with a model's files, or NAME=FOLDER to call it NAME; may be given several times.
-    /// The built-in demo models if it is not given at all.
-    #[arg(long, value_delimiter = ',', value_name = "[NAME=]FOLDER")]
+    /// A model of the Hugging Face hub, as org/name, or a folder with a model's files. NAME=MODEL
+    /// calls it NAME; may be given several times. The built-in demo models if it is not given at all.
+    #[arg(long, value_delimiter = ',', value_name = "[NAME=]MODEL")]
     pub model_id: Vec<String>,
-    /// The name requests call the model by, one for each --model-id in order; default: the name of
-    /// the folder.
+    /// The name requests call the model by, one for each --model-id in order; default: the id on the
+    /// hub, or the name of the folder.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub served_model_name: Vec<String>,
+    /// The branch, tag or commit of a model of the hub: one for all, or one for each --model-id in
+    /// order; default: main.
+    #[arg(long, value_delimiter = ',', value_name = "REVISION")]
+    pub revision: Vec<String>,
+    /// Where models of the hub come from and go to.
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// What to compute in; default: the type the weights are stored in.
     #[arg(long)]
     pub dtype: Option<Dtype>,
@@ -41,6 +50,19 @@ pub enum Pooling {
     Mean,
     /// The last token's vector.
     LastToken,
+}
+
+/// Where models of the hub come from and go to.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Models")]
+pub struct HubArgs {
+    /// The folder that models of the hub are kept in, shared with Python programs; default:
+    /// HF_HUB_CACHE, or hub in HF_HOME, or ~/.cache/huggingface/hub.
+    #[arg(long, value_name = "FOLDER")]
+    pub huggingface_hub_cache: Option<PathBuf>,
+    /// Take a model of the hub only at a commit: --revision must be 40 hexadecimal digits.
+    #[arg(long)]
+    pub require_pinned: bool,
 }
 
 /// What to compute in.

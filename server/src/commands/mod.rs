@@ -5,8 +5,13 @@ use crate::config::Machine;
 use crate::exit::Failure;
 
 mod bench;
+#[cfg(feature = "hub")]
+mod download;
 mod health;
+mod info;
 mod serve;
+#[cfg(feature = "hub")]
+mod verify;
 
 /// Does what was asked, to its end.
 pub async fn run(command: Command, machine: Machine) -> Result<(), Failure> {
@@ -14,5 +19,10 @@ pub async fn run(command: Command, machine: Machine) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args, machine).await,
         Command::Health(args) => health::run(&args).await,
         Command::Bench(args) => bench::run(*args).await,
+        #[cfg(feature = "hub")]
+        Command::Download(args) => download::run(args).await,
+        #[cfg(feature = "hub")]
+        Command::Verify(args) => verify::run(args).await,
+        Command::Info(args) => info::run(*args, machine).await,
     }
 }

@@ -1,6 +1,7 @@
 //! `paternoster serve`: the table of contents of a server's life.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -13,11 +14,14 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::app::App;
 use crate::args::ServeArgs;
+use crate::clock::EdgeClock;
 use crate::config::{Config, LogFormat, Machine};
 use crate::exit::{Exit, Failure};
 use crate::lifecycle::Lifecycle;
 use crate::load::{self, EngineFailure, Started, StartedEngine};
+use crate::security::Security;
 use crate::trace::SpanSink;
+use crate::transport::{Listeners, UnixSocket};
 use crate::{logs, metrics, serve};
 
 /// Serves until it is told to stop, or until an engine is down for good.
@@ -35,7 +39,9 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
     let lifecycle = Lifecycle::default();
     tokio::spawn(lifecycle.clone().follow(signals()));
     let recorder = metrics::install(config.metrics_compat);
-    let (listener, address) = listen(&config).await?;
+    let security = secure(&config)?;
+    let listeners = listen(&config).await?;
+    let address = listeners.main.local_addr().map_err(Failure::system)?;
     logs::loading(address, config.models.len());
     let limits = config.limits.clone();
     let spans = spans(&config)?;
@@ -47,12 +53,13 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
     };
     let mut app = App::new(started.registry, limits, recorder);
     app.lifecycle = lifecycle;
+    app.security = security;
     app.spans = spans.sink;
     let app = Arc::new(app);
     let ready = announce(Arc::clone(&app), format, address, clock);
     let mut engines = tokio::spawn(wait_all(started.engines));
     let mut serving = pin!(serve::serve(
-        listener,
+        listeners,
         Arc::clone(&app),
         std::future::pending()
     ));
@@ -104,28 +111,94 @@ fn spans(_: &Config) -> Result<Spans, Failure> {
 /// Says whether this configuration could be served, as far as that can be known without serving it.
 #[expect(clippy::print_stdout, reason = "the answer of this command")]
 fn check(config: &Config) -> Result<(), Failure> {
-    load::check(config).map_err(|error| Failure::new(error.cause.exit(), error))?;
+    load_security(config)?;
+    load::check(&known(config)?).map_err(|error| Failure::new(error.cause.exit(), error))?;
     println!("configuration ok");
     Ok(())
 }
 
-/// Takes the address before anything is loaded, so that a taken one is said at once.
-async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), Failure> {
-    let (hostname, port) = (config.hostname.as_str(), config.port);
-    let listener = TcpListener::bind((hostname, port)).await;
-    listener
-        .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
-        .map_err(|error| {
-            let message = format!("--hostname {hostname} --port {port}: {error}");
+/// Reads certificates and keys, and reads them again at each SIGHUP.
+fn secure(config: &Config) -> Result<Arc<Security>, Failure> {
+    let security = Arc::new(load_security(config)?);
+    if security.keys.is_some() && security.tls.is_none() && !config.is_local() {
+        tracing::warn!("API keys without --tls-cert: whoever sees the network reads them");
+    }
+    let reloaded = Arc::clone(&security);
+    tokio::spawn(async move {
+        // Without it, files are still looked at again and again.
+        let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+            return;
+        };
+        while hangups.recv().await.is_some() {
+            reloaded.reload();
+        }
+    });
+    Ok(security)
+}
+
+fn load_security(config: &Config) -> Result<Security, Failure> {
+    let loaded = Security::load(config.security.clone(), EdgeClock::default());
+    loaded.map_err(|error| Failure::new(Exit::Config, error))
+}
+
+/// Takes the addresses before anything is loaded, so that a taken one is said at once.
+async fn listen(config: &Config) -> Result<Listeners, Failure> {
+    let bind = async |flag: &str, port: u16| {
+        let hostname = config.hostname.as_str();
+        let listener = TcpListener::bind((hostname, port)).await;
+        listener.map_err(|error| {
+            let message = format!("--hostname {hostname} --{flag} {port}: {error}");
             Failure::new(Exit::Address, message)
         })
+    };
+    let bind_unix = |path: &PathBuf| {
+        UnixSocket::bind(path).map_err(|error| {
+            let message = format!("--uds-path {}: {error}", path.display());
+            Failure::new(Exit::Address, message)
+        })
+    };
+    Ok(Listeners {
+        main: bind("port", config.port).await?,
+        probes: match config.health_port {
+            Some(port) => Some(bind("health-port", port).await?),
+            None => None,
+        },
+        unix: config.uds_path.as_ref().map(bind_unix).transpose()?,
+    })
 }
 
 async fn start(config: Config) -> Result<Started, Failure> {
-    let started = tokio::task::spawn_blocking(move || load::start(&config)).await;
-    started
-        .map_err(Failure::system)?
-        .map_err(|error| Failure::new(error.cause.exit(), error))
+    let started = tokio::task::spawn_blocking(move || {
+        let config = with_folders(config)?;
+        load::start(&config).map_err(|error| Failure::new(error.cause.exit(), error))
+    });
+    started.await.map_err(Failure::system)?
+}
+
+#[cfg(feature = "hub")]
+fn with_folders(config: Config) -> Result<Config, Failure> {
+    crate::hub_models::with_folders(config)
+}
+
+/// What can be known of the models without a download.
+#[cfg(feature = "hub")]
+fn known(config: &Config) -> Result<Config, Failure> {
+    crate::hub_models::cached(config.clone())
+}
+
+#[cfg(not(feature = "hub"))]
+#[expect(clippy::unnecessary_wraps, reason = "as of the other build")]
+fn known(config: &Config) -> Result<Config, Failure> {
+    Ok(config.clone())
+}
+
+#[cfg(not(feature = "hub"))]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the other build has models to get"
+)]
+fn with_folders(config: Config) -> Result<Config, Failure> {
+    Ok(config)
 }
 
 /// Says what is served as soon as everything is.

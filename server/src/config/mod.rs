@@ -1,17 +1,24 @@
 //! The configuration: `Args` as typed become `Config` as resolved. The only conversion between the
 //! two.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use engine::config::Timeouts;
 
 pub use self::machine::Machine;
+#[cfg(feature = "hub")]
+pub(crate) use self::model::on_hub;
+pub(crate) use self::model::{Place, files};
 use crate::args::ServeArgs;
 use crate::args::batching::BatchingArgs;
 use crate::args::limits::LimitArgs;
+use crate::args::listener::ListenerArgs;
 use crate::args::model::{Dtype, LoadFormat, ModelArgs, Pooling};
 use crate::args::observability::{MetricsCompat, ObservabilityArgs};
+use crate::args::security::SecurityArgs;
 use crate::limits::{Limits, TooLong};
+use crate::security::{SecurityConfig, TlsFiles};
 
 mod machine;
 mod model;
@@ -21,6 +28,8 @@ mod model;
 pub struct Config {
     /// The models, in order.
     pub models: Vec<ModelSource>,
+    /// Where models of the hub are kept; `None` asks the environment.
+    pub hub_cache: Option<PathBuf>,
     /// What to compute in; `None` takes each model's own.
     pub dtype: Option<Dtype>,
     /// Where weights come from.
@@ -33,6 +42,12 @@ pub struct Config {
     pub hostname: String,
     /// Where to listen; 0 lets the system choose.
     pub port: u16,
+    /// Where probes are answered besides.
+    pub health_port: Option<u16>,
+    /// Where callers of this machine are answered besides.
+    pub uds_path: Option<PathBuf>,
+    /// Who may do what.
+    pub security: SecurityConfig,
     /// The bounds of the edge.
     pub limits: Limits,
     /// How long models may take.
@@ -61,6 +76,8 @@ pub struct ModelSource {
     pub name: String,
     /// Where its files are.
     pub files: Files,
+    /// The commit its files are of, where that is known.
+    pub revision: Option<String>,
 }
 
 /// Where a model's files are.
@@ -68,6 +85,9 @@ pub struct ModelSource {
 pub enum Files {
     /// In a folder.
     Folder(PathBuf),
+    /// On the hub, from where they come into a folder.
+    #[cfg(feature = "hub")]
+    Hub(hub::ModelId, hub::Revision),
     /// In this binary: the demo decoder.
     #[cfg(feature = "demo")]
     DemoDecoder,
@@ -92,6 +112,14 @@ pub enum DefaultPrompt {
     Named(String),
     /// This text.
     Text(String),
+}
+
+/// How a model is to be loaded, as far as its memory depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) dtype: Option<Dtype>,
+    pub(crate) load_format: LoadFormat,
+    pub(crate) batching: Batching,
 }
 
 /// How steps are bounded.
@@ -137,6 +165,15 @@ pub struct ConfigError {
 }
 
 impl Config {
+    /// How its models are to be loaded.
+    pub(crate) fn asked(&self) -> Asked {
+        Asked {
+            dtype: self.dtype,
+            load_format: self.load_format,
+            batching: self.batching,
+        }
+    }
+
     /// Resolves what was typed: one part for each group of flags.
     pub fn resolve(args: ServeArgs, machine: Machine) -> Result<Self, ConfigError> {
         let log_format = if args.observability.json_output {
@@ -146,16 +183,17 @@ impl Config {
         };
         Ok(Self {
             models: model::resolve(&args.models)?,
+            hub_cache: args.models.hub.huggingface_hub_cache.clone(),
             dtype: args.models.dtype,
             load_format: args.models.load_format,
             embedding: embedding(&args.models)?,
             batching: batching(&args.batching, machine)?,
-            limits: Limits {
-                connections_max: args.listener.max_connections,
-                ..limits(&args.limits)
-            },
+            limits: limits(&args.limits, &args.listener),
+            security: security(args.security)?,
             hostname: args.listener.hostname,
             port: args.listener.port,
+            health_port: args.listener.health_port,
+            uds_path: args.listener.uds_path,
             timeouts: Timeouts {
                 step: args.limits.step_timeout,
                 start: args.limits.start_timeout,
@@ -210,7 +248,18 @@ fn embedding(args: &ModelArgs) -> Result<Embedding, ConfigError> {
     })
 }
 
-fn batching(args: &BatchingArgs, machine: Machine) -> Result<Batching, ConfigError> {
+impl Config {
+    /// Whether nobody but this machine reaches it.
+    pub fn is_local(&self) -> bool {
+        let address: Result<IpAddr, _> = self.hostname.parse();
+        address.map_or(self.hostname == "localhost", |address| {
+            address.is_loopback()
+        })
+    }
+}
+
+/// How steps are bounded, by flags and machine.
+pub(crate) fn batching(args: &BatchingArgs, machine: Machine) -> Result<Batching, ConfigError> {
     let running_max = args.max_batch_size;
     let own = || machine.kv_cache_bytes();
     Ok(Batching {
@@ -231,7 +280,7 @@ fn in_memory(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-fn limits(args: &LimitArgs) -> Limits {
+fn limits(args: &LimitArgs, listener: &ListenerArgs) -> Limits {
     Limits {
         input_bytes_max: in_memory(args.max_input_bytes),
         message_bytes_max: in_memory(args.max_message_bytes),
@@ -246,11 +295,45 @@ fn limits(args: &LimitArgs) -> Limits {
             TooLong::Refused
         },
         calls_max: args.max_concurrent_requests,
+        connections_max: listener.max_connections,
+        connections_per_address_max: listener.max_connections_per_address,
+        streams_per_connection_max: listener.max_streams_per_connection,
+        keepalive_interval: listener.keepalive_interval,
+        keepalive_timeout: listener.keepalive_timeout,
+        connection_age_max: listener.max_connection_age,
+        connection_idle_timeout: listener.connection_idle_timeout,
         request_timeout_max: args.request_timeout_max,
         stream_stall_timeout: args.stream_stall_timeout,
         drain_timeout: args.drain_timeout,
         ..Limits::default()
     }
+}
+
+fn security(args: SecurityArgs) -> Result<SecurityConfig, ConfigError> {
+    let lacks = |flag, message: &str| ConfigError {
+        flag,
+        message: message.to_owned(),
+    };
+    let tls = match (args.tls_cert, args.tls_key, args.tls_client_ca) {
+        (Some(cert), Some(key), client_ca) => Some(TlsFiles {
+            cert,
+            key,
+            client_ca,
+        }),
+        (None, None, None) => None,
+        (Some(_), None, _) => return Err(lacks("tls-key", "is needed with --tls-cert")),
+        (None, _, _) => {
+            let message = "is needed with --tls-key and --tls-client-ca";
+            return Err(lacks("tls-cert", message));
+        }
+    };
+    Ok(SecurityConfig {
+        tls,
+        api_keys: args.api_key,
+        api_keys_file: args.api_keys_file,
+        reflection: args.reflection,
+        metrics: args.metrics_access,
+    })
 }
 
 /// Each sequence that runs may take a token in every step.
@@ -299,6 +382,58 @@ mod tests {
         assert_eq!(config.timeouts, Timeouts::default());
     }
 
+    #[test]
+    fn tls_takes_a_certificate_and_its_key() {
+        let tls = |flags: &[&str]| {
+            let here = ["--model-id", env!("CARGO_MANIFEST_DIR")];
+            let typed: Vec<&str> = here.iter().chain(flags).copied().collect();
+            let resolved = config(&typed).map(|config| config.security.tls);
+            resolved.map_err(|error| error.to_string())
+        };
+        let (cert, key) = (["--tls-cert", "c"], ["--tls-key", "k"]);
+        let clients = ["--tls-client-ca", "a"];
+        assert_eq!(tls(&[]), Ok(None));
+        let files = |client_ca: Option<&str>| TlsFiles {
+            cert: "c".into(),
+            key: "k".into(),
+            client_ca: client_ca.map(Into::into),
+        };
+        assert_eq!(tls(&[cert, key].concat()), Ok(Some(files(None))));
+        assert_eq!(
+            tls(&[cert, key, clients].concat()),
+            Ok(Some(files(Some("a"))))
+        );
+        let error = tls(&cert).unwrap_err();
+        assert_eq!(error, "--tls-key: is needed with --tls-cert");
+        for lacking in [&key[..], &clients[..]] {
+            let error = tls(lacking).unwrap_err();
+            assert!(error.starts_with("--tls-cert: is needed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_loopback_address_is_local() {
+        let local = |hostname: &str| {
+            let here = ["--model-id", env!("CARGO_MANIFEST_DIR")];
+            let typed: Vec<&str> = here
+                .iter()
+                .copied()
+                .chain(["--hostname", hostname])
+                .collect();
+            config(&typed).unwrap().is_local()
+        };
+        assert!(
+            ["127.0.0.1", "::1", "localhost"]
+                .iter()
+                .all(|name| local(name))
+        );
+        assert!(
+            !["0.0.0.0", "::", "example.org"]
+                .iter()
+                .any(|name| local(name))
+        );
+    }
+
     #[cfg(feature = "demo")]
     #[test]
     fn without_a_model_the_demo_is_served() {
@@ -334,6 +469,37 @@ mod tests {
             names(&["--model-id", path, "--served-model-name", "org/x"]),
             ["org/x"]
         );
+    }
+
+    #[cfg(feature = "hub")]
+    #[test]
+    fn what_is_no_folder_is_on_the_hub() {
+        let models = |flags: &[&str]| config(flags).unwrap().models;
+        let on_hub = |model: &str, revision: &str| {
+            Files::Hub(model.parse().unwrap(), revision.parse().unwrap())
+        };
+        let one = models(&["--model-id", "org/x"]);
+        assert_eq!(one[0].name, "org/x");
+        assert_eq!(one[0].files, on_hub("org/x", "main"));
+        let here = env!("CARGO_MANIFEST_DIR");
+        let flags = [
+            "--model-id",
+            "a=org/x",
+            "--model-id",
+            here,
+            "--model-id",
+            "org/y",
+        ];
+        let for_all = models(&[&flags[..], &["--revision", "v1"]].concat());
+        assert_eq!(for_all[0].name, "a");
+        assert_eq!(for_all[0].files, on_hub("org/x", "v1"));
+        assert_eq!(for_all[2].files, on_hub("org/y", "v1"));
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let each = format!("{commit},main,{commit}");
+        let pinned = ["--revision", &each, "--require-pinned"];
+        let each = models(&[&flags[..], &pinned].concat());
+        assert_eq!(each[2].files, on_hub("org/y", commit));
+        assert_eq!(each[1].files, Files::Folder(here.into()));
     }
 
     #[test]
@@ -396,10 +562,30 @@ mod tests {
     fn mistakes_name_their_flag() {
         let message = |flags: &[&str]| config(flags).unwrap_err().to_string();
         assert!(
-            message(&["--model-id", "meta-llama/none"])
-                .starts_with("--model-id: meta-llama/none is not")
+            message(&["--model-id", "./none"]).starts_with("--model-id: ./none is not a folder")
         );
         let here = env!("CARGO_MANIFEST_DIR");
+        let pinned = [
+            "--model-id",
+            "org/x",
+            "--require-pinned",
+            "--revision",
+            "main",
+        ];
+        if cfg!(feature = "hub") {
+            let text = message(&pinned);
+            assert!(
+                text.starts_with("--revision: org/x: revision \"main\""),
+                "{text}"
+            );
+            let text = message(&["--model-id", "org/x", "--revision", "../x"]);
+            assert!(
+                text.starts_with("--revision: \"../x\" is no revision"),
+                "{text}"
+            );
+        }
+        let more = message(&["--model-id", here, "--revision", "a,b"]);
+        assert_eq!(more, "--revision: more revisions than --model-id");
         let twice = message(&[
             "--model-id",
             &format!("a={here}"),

@@ -19,10 +19,23 @@ pub(super) fn resolve(args: &ModelArgs) -> Result<Vec<ModelSource>, ConfigError>
         });
     }
     let mut models: Vec<ModelSource> = Vec::new();
+    if args.revision.len() > args.model_id.len() {
+        let message = "more revisions than --model-id".to_owned();
+        let flag = "revision";
+        return Err(ConfigError { flag, message });
+    }
     for (index, id) in args.model_id.iter().enumerate() {
-        let model = model(id, args.served_model_name.get(index))?;
+        let revision = match args.revision.as_slice() {
+            [one] => Some(one),
+            several => several.get(index),
+        };
+        let place = Place {
+            revision: revision.map(String::as_str),
+            pinned: args.hub.require_pinned,
+        };
+        let model = model(id, args.served_model_name.get(index), place)?;
         if models.iter().any(|earlier| earlier.name == model.name) {
-            let message = format!("two models are named {}; name them NAME=FOLDER", model.name);
+            let message = format!("two models are named {}; name them NAME=MODEL", model.name);
             return Err(ConfigError {
                 flag: "model-id",
                 message,
@@ -39,6 +52,7 @@ fn demo_models() -> Result<Vec<ModelSource>, ConfigError> {
     let demo = |name: &str, files| ModelSource {
         name: name.to_owned(),
         files,
+        revision: None,
     };
     Ok(vec![
         demo("demo", Files::DemoDecoder),
@@ -54,7 +68,21 @@ fn demo_models() -> Result<Vec<ModelSource>, ConfigError> {
     })
 }
 
-fn model(id: &str, served_name: Option<&String>) -> Result<ModelSource, ConfigError> {
+/// Which of a model's revisions is meant.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "of the hub"))]
+pub(crate) struct Place<'a> {
+    /// The branch, tag or commit.
+    pub(crate) revision: Option<&'a str>,
+    /// Whether only commits are taken.
+    pub(crate) pinned: bool,
+}
+
+fn model(
+    id: &str,
+    served_name: Option<&String>,
+    place: Place<'_>,
+) -> Result<ModelSource, ConfigError> {
     let error = |message| ConfigError {
         flag: "model-id",
         message,
@@ -65,29 +93,66 @@ fn model(id: &str, served_name: Option<&String>) -> Result<ModelSource, ConfigEr
         Some((name, folder)) if is_name(name) => (Some(name.to_owned()), folder),
         _ => (None, id),
     };
-    let path = PathBuf::from(folder);
-    if !path.is_dir() {
-        return Err(error(format!(
-            "{folder} is not a folder (models are not downloaded yet; give a local folder)"
-        )));
-    }
-    let base = path.canonicalize().ok();
-    let base = base
-        .as_deref()
-        .and_then(|path| path.file_name())
-        .and_then(|name| name.to_str());
-    let name = served_name
-        .cloned()
-        .or(given)
-        .or_else(|| base.map(str::to_owned));
+    let files = files(folder, place)?;
+    let base = match &files {
+        Files::Folder(path) => path.canonicalize().ok().and_then(|path| {
+            let name = path.file_name()?.to_str()?;
+            Some(name.to_owned())
+        }),
+        _ => Some(folder.to_owned()),
+    };
+    let name = served_name.cloned().or(given).or(base);
     let name = name.unwrap_or_default();
     if !is_name(&name) {
         return Err(error(format!(
-            "{name:?} cannot name a model; use NAME=FOLDER"
+            "{name:?} cannot name a model; use NAME=MODEL"
         )));
     }
     Ok(ModelSource {
         name,
-        files: Files::Folder(path),
+        files,
+        revision: None,
     })
+}
+
+/// Where the files of `id` are: in the folder of that name, or else on the hub.
+#[cfg_attr(not(feature = "hub"), expect(unused_variables, reason = "of the hub"))]
+pub(crate) fn files(id: &str, place: Place<'_>) -> Result<Files, ConfigError> {
+    let path = PathBuf::from(id);
+    if path.is_dir() {
+        return Ok(Files::Folder(path));
+    }
+    #[cfg(feature = "hub")]
+    return on_hub(id, place).map(|(model, revision)| Files::Hub(model, revision));
+    #[cfg(not(feature = "hub"))]
+    Err(ConfigError {
+        flag: "model-id",
+        message: format!("{id} is not a folder (this binary was built without the hub)"),
+    })
+}
+
+/// The model that `id` is on the hub.
+#[cfg(feature = "hub")]
+pub(crate) fn on_hub(
+    id: &str,
+    place: Place<'_>,
+) -> Result<(hub::ModelId, hub::Revision), ConfigError> {
+    let error = |flag, message| Err(ConfigError { flag, message });
+    let Ok(model) = id.parse::<hub::ModelId>() else {
+        let message = format!("{id} is not a folder, and not a model of the hub (org/name)");
+        return error("model-id", message);
+    };
+    let revision = match place.revision {
+        None => hub::Revision::default(),
+        Some(revision) => match revision.parse::<hub::Revision>() {
+            Ok(revision) => revision,
+            Err(wrong) => return error("revision", wrong.to_string()),
+        },
+    };
+    if place.pinned && revision.commit().is_none() {
+        let revision = revision.to_string();
+        let wrong = hub::HubError::NotPinned { model, revision };
+        return error("revision", wrong.to_string());
+    }
+    Ok((model, revision))
 }

@@ -48,6 +48,7 @@ pub(crate) async fn begin(
     let prompt = prompt.ok_or_else(Fault::deadline)??;
     report.add_work(checked.n, prompt.len() as u64);
     validate::prompt_tokens(prompt.len(), app.limits.prompt_tokens_max)?;
+    let tenant = context.caller.tenant(&request.tenant)?;
     let output_max = validate::output_max(&checked, prompt.len(), context_max(decoder))?;
     metrics::asked(&decoder.name, checked.n, output_max.get());
     let stops = StopMatcher::new(&checked.stop);
@@ -77,7 +78,7 @@ pub(crate) async fn begin(
         prompt: prompt.into_iter().map(Token).collect(),
         output_max,
         deadline,
-        tenant: request.tenant,
+        tenant,
         cache_salt: request.cache_salt,
         seed: checked.seed.unwrap_or_else(|| app.ids.seed()),
     };

@@ -14,6 +14,7 @@ pub(crate) fn describe(app: &App, model: &Served) -> v1::Model {
         name: model.name().to_owned(),
         state: state(app, model).into(),
         architecture: facts.architecture,
+        revision: facts.revision,
         dtype: facts.dtype,
         parameters: facts.parameters,
         vocab_size: facts.vocab_size,

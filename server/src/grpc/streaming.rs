@@ -4,10 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::stream::{self, Stream, StreamExt as _};
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Status, Streaming};
 
 use crate::app::App;
+use crate::call::Held;
 use crate::clock::Deadline;
 use crate::edge::{Context, Timeout};
 use crate::metrics;
@@ -42,7 +42,7 @@ pub(crate) enum Until {
 pub(crate) struct Arrived<T> {
     pub(crate) context: Context,
     pub(crate) message: T,
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: Held,
 }
 
 /// The requests of a stream. The next one is read when this one has its place, so that a stream holds

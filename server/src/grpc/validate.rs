@@ -74,7 +74,7 @@ pub(crate) fn generate(
     stops(&stopping, vocab_size, limits.stop_strings_max)?;
     drawn.min_tokens = stopping.min_tokens.unwrap_or(0);
     drawn.stop_tokens = stop_tokens(&stopping, end_tokens);
-    tenant(&request.tenant)?;
+    tenant("tenant", &request.tenant)?;
     identifier("cache_salt", "BAD_CACHE_SALT", &request.cache_salt)?;
     identifier("request_id", "BAD_REQUEST_ID", &request.request_id)?;
     Ok(Checked {
@@ -363,10 +363,11 @@ fn priority(band: i32) -> Result<Priority, Fault> {
     }
 }
 
-fn tenant(name: &str) -> Result<(), Fault> {
+/// Checks that something can be the name of a tenant.
+pub(crate) fn tenant(field: &'static str, name: &str) -> Result<(), Fault> {
     if name.chars().nth(ID_CHARS_MAX).is_some() || name.chars().any(char::is_control) {
         let message = "a tenant is at most 128 characters, none of them control characters";
-        return Err(Fault::invalid("tenant", "BAD_TENANT", message));
+        return Err(Fault::invalid(field, "BAD_TENANT", message));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
 
 use crate::world::{Plan, World, ask, reason, soon};
 
@@ -197,6 +198,12 @@ async fn a_drain_lets_running_work_end_beside_a_silent_connection() {
         (status.code(), reason(&status).0.as_str()),
         (Code::Unavailable, "DRAINING")
     );
+    let retry = status.get_details_retry_info().unwrap();
+    assert_eq!(retry.retry_delay, Some(Duration::from_secs(1)));
+    assert_eq!(
+        status.metadata().get("grpc-retry-pushback-ms").unwrap(),
+        "1000"
+    );
 
     world.device.release();
     let mut text = String::new();
@@ -298,6 +305,10 @@ async fn the_health_command_answers_by_its_exit_code() {
         port: 1,
         service: service.to_owned(),
         timeout: Duration::from_secs(5),
+        tls_ca: None,
+        tls_server_name: None,
+        tls_client_cert: None,
+        tls_client_key: None,
     };
     let address = world.address.to_string();
     let code = async |args| server::probe::ask(&args).await.code_and_text().0;

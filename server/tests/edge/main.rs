@@ -9,19 +9,23 @@
 
 mod bench;
 mod configuration;
+mod connections;
 mod embed;
 mod faults;
 mod generate;
 mod hostile;
 mod http;
 mod journal;
+mod keys;
 mod lifecycle;
 mod lines;
+mod quotas;
 mod rank;
 mod raw;
 mod services;
 mod tei;
 mod tei_bounds;
+mod tls;
 #[cfg(feature = "otlp")]
 mod traces;
 mod unread;

@@ -54,6 +54,11 @@ impl RawClient {
         }
     }
 
+    /// How many calls the server takes at once.
+    pub(crate) fn streams_max(&self) -> usize {
+        self.requests.current_max_send_streams()
+    }
+
     /// Lets answers send `window` bytes ahead from now on.
     pub(crate) fn open_window(&self, window: u32) {
         self.windows.try_send(window).unwrap();
@@ -87,6 +92,20 @@ impl RawClient {
         let mut call = self.begin(path, None).await;
         call.finish(message);
         call
+    }
+
+    /// How a call of an empty message ends that shows an API key.
+    pub(crate) async fn call_with_key(&mut self, path: &str, key: &str) -> Status {
+        let request = Request::post(format!("http://server{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", format!("Bearer {key}"));
+        let mut requests = self.requests.clone().ready().await.unwrap();
+        let sent = requests.send_request(request.body(()).unwrap(), false);
+        let (response, request) = sent.unwrap();
+        let mut call = RawCall { request, response };
+        call.finish(&());
+        call.status().await
     }
 
     /// Returns when the server has closed the connection.

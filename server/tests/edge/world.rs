@@ -19,13 +19,16 @@ use server::app::App;
 use server::byte_tokenizer;
 use server::limits::Limits;
 use server::registry::{Decoder, Encoder, Facts, Registry, Served, Task, TextTools, Vectors};
+use server::security::Security;
 use server::text::chat::ChatTemplate;
 use server::text::tokenizer::{PoolLimits, Tokenize, TokenizerPool};
+use server::transport::{Listeners, UnixSocket};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tonic::transport::{ClientTlsConfig, Endpoint};
 use tonic_types::StatusExt as _;
 
 /// Token ids are below this; the tokenizer knows 256 of them.
@@ -63,6 +66,13 @@ pub(crate) struct Plan {
     pub(crate) step_timeout: Duration,
     /// Encoders beside `vectors`, after it.
     pub(crate) more: Vec<More>,
+    /// Where it listens besides.
+    pub(crate) probes: Option<TcpListener>,
+    pub(crate) unix: Option<UnixSocket>,
+    /// Who may do what.
+    pub(crate) security: Arc<Security>,
+    /// How its client knows the server, where that speaks TLS.
+    pub(crate) trust: Option<ClientTlsConfig>,
 }
 
 /// One more encoder.
@@ -115,6 +125,10 @@ impl Default for Plan {
             blocks: 257,
             step_timeout: Timeouts::default().step,
             more: Vec::new(),
+            probes: None,
+            unix: None,
+            security: Arc::default(),
+            trust: None,
         }
     }
 }
@@ -171,6 +185,8 @@ impl World {
         let device = FakeDevice::new(config(plan.blocks, WIDTH));
         let files_read = Arc::new(AtomicUsize::new(0));
         let (limits, spans) = (plan.limits.clone(), plan.spans.clone());
+        let (probes, unix) = (plan.probes.take(), plan.unix.take());
+        let (security, trust) = (Arc::clone(&plan.security), plan.trust.take());
         let text = |chat| text_tools(plan.tokenizer.clone(), chat, &files_read);
         let chat = ChatTemplate::from_config(TEMPLATE.as_bytes(), None).unwrap();
         let vectors = More::new("vectors", Task::Embed(VECTORS));
@@ -188,16 +204,25 @@ impl World {
         let registry = Registry::new(models).unwrap();
         let mut app = App::new(registry, limits, recorder);
         app.now = || TODAY;
+        app.security = security;
         app.spans = spans;
         let app = Arc::new(app);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let main = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = main.local_addr().unwrap();
+        let listeners = Listeners { main, probes, unix };
         let shutdown = CancellationToken::new();
         let (served, asked) = (Arc::clone(&app), shutdown.clone());
         let server = tokio::spawn(async move {
-            server::serve::serve(listener, served, asked.cancelled_owned()).await
+            server::serve::serve(listeners, served, asked.cancelled_owned()).await
         });
-        let client = Client::connect(format!("http://{address}")).await.unwrap();
+        let client = match trust {
+            None => Client::connect(format!("http://{address}")).await.unwrap(),
+            Some(tls) => {
+                let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+                let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+                Client::over(channel)
+            }
+        };
         Self {
             address,
             client,
@@ -231,6 +256,13 @@ impl World {
             "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
         ))
         .await
+    }
+
+    /// What a counter or gauge stands at, in all tests together; 0 if there is none.
+    pub(crate) fn measured(&self, series: &str) -> f64 {
+        let page = self.app.metrics.as_ref().unwrap().render();
+        let value = page.lines().find_map(|line| line.strip_prefix(series));
+        value.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
     /// The text a prompt alone is continued with, greedily.

@@ -53,9 +53,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* Where probes and Prometheus ask: never the port that speaks TLS. */}}
+{{- define "paternoster.plain" -}}
+{{- ternary "health" "grpc" (not (empty .Values.tls.secret)) }}
+{{- end }}
+
 {{/* A probe of one service of grpc.health.v1; takes the root, the service and the times. */}}
 {{- define "paternoster.probe" -}}
-grpc: {port: {{ .root.Values.service.port }}, service: {{ .service }}}
+{{- $port := ternary .root.Values.service.healthPort .root.Values.service.port (not (empty .root.Values.tls.secret)) }}
+grpc: {port: {{ $port }}, service: {{ .service }}}
 {{ toYaml .times }}
 {{- end }}
 
@@ -65,5 +71,19 @@ grpc: {port: {{ .root.Values.service.port }}, service: {{ .service }}}
 {{- end }}
 
 {{- define "paternoster.ports" -}}
-- {name: grpc, port: {{ .Values.service.port }}, targetPort: grpc, protocol: TCP, appProtocol: kubernetes.io/h2c}
+{{- $tls := not (empty .Values.tls.secret) }}
+- {name: grpc, port: {{ .Values.service.port }}, targetPort: grpc, protocol: TCP, appProtocol: {{ ternary "grpc" "kubernetes.io/h2c" $tls }}}
+{{- if $tls }}
+- {name: health, port: {{ .Values.service.healthPort }}, targetPort: health, protocol: TCP, appProtocol: kubernetes.io/h2c}
+{{- end }}
+{{- end }}
+
+{{/* What the hub is asked with. */}}
+{{- define "paternoster.hub" -}}
+- {name: HF_HOME, value: /data}
+{{- with include "paternoster.secret" . }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ . }}, key: HF_TOKEN, optional: true}
+{{- end }}
 {{- end }}

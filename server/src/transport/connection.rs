@@ -1,7 +1,6 @@
-//! One listener for gRPC and HTTP/1.1. Connections are counted, capped, and closed when they say
-//! nothing; a drain says goodbye to each and then stops waiting.
+//! One connection, from its handshake to its last byte: closed when it says nothing, told to leave
+//! when it was idle for long, is old, or the server drains.
 
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,25 +10,24 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use metrics::{counter, gauge};
+use metrics::gauge;
+use rustls::server::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
+use tokio::time::{Interval, interval, sleep};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::Peer;
+use super::accept::closed;
+use super::census::Seat;
+use crate::clock::Deadline;
 use crate::edge::{Edge, Origin};
-use crate::limits::Limits;
-use crate::metrics::{CONNECTIONS, CONNECTIONS_CLOSED};
+use crate::limits::{HEADER_BYTES_MAX, Limits};
+use crate::metrics::CONNECTIONS;
 
 /// Bytes after which a connection's protocol is known: the preface of HTTP/2.
 const GREETING_BYTES: u64 = 24;
-/// Calls at once on one connection.
-const STREAMS_MAX: u32 = 256;
-/// Pings on silent connections, and how long a peer may take to answer one.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of all header fields of one request.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// What a client may send ahead, on one stream and on all streams of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -39,62 +37,9 @@ const SEND_BUFFER: usize = 64 << 10;
 const LEAVE_GRACE: Duration = Duration::from_secs(5);
 /// A drain bounds what it waits for by itself.
 const NEVER: Duration = Duration::from_hours(24 * 365);
-/// How long to wait before the next try when no connection can be accepted (no file descriptors).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// When connections are taken, and when they end.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Stages {
-    /// No new connection; each open one ends after its running calls.
-    pub(crate) goodbye: CancellationToken,
-    /// All connections end now.
-    pub(crate) close: CancellationToken,
-}
-
-/// Accepts until `goodbye`, then waits for the open connections until `close`.
-pub(crate) async fn run(listener: TcpListener, edge: Edge, limits: Limits, stages: Stages) {
-    let builder = Arc::new(builder(&limits));
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = stages.goodbye.cancelled() => break,
-            accepted = listener.accept() => {
-                let (stream, peer) = match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        tracing::warn!(%error, "no connection could be accepted");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                };
-                if connections.len() >= limits.connections_max {
-                    closed("over_limit");
-                    continue;
-                }
-                let connection = Connection {
-                    edge: edge.clone(),
-                    builder: Arc::clone(&builder),
-                    greeting_timeout: limits.greeting_timeout,
-                    idle_timeout: limits.connection_idle_timeout,
-                    goodbye: stages.goodbye.clone(),
-                };
-                connections.spawn(connection.serve(stream, peer));
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-    drop(listener);
-    tokio::select! {
-        () = stages.close.cancelled() => {}
-        () = async { while connections.join_next().await.is_some() {} } => {}
-    }
-}
-
-fn closed(reason: &'static str) {
-    counter!(CONNECTIONS_CLOSED, "reason" => reason).increment(1);
-}
-
-fn builder(limits: &Limits) -> Builder<TokioExecutor> {
+/// What serves connections of either protocol.
+pub(super) fn builder(limits: &Limits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -104,9 +49,9 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout)
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -153,25 +98,70 @@ impl Drop for OpenCall {
 }
 
 /// One connection's task.
-struct Connection {
-    edge: Edge,
-    builder: Arc<Builder<TokioExecutor>>,
-    greeting_timeout: Duration,
-    idle_timeout: Duration,
-    goodbye: CancellationToken,
+pub(super) struct Connection {
+    pub(super) edge: Edge,
+    pub(super) builder: Arc<Builder<TokioExecutor>>,
+    pub(super) peer: Peer,
+    /// Its place among those that may be open.
+    pub(super) seat: Seat,
+    pub(super) times: Times,
+    pub(super) goodbye: CancellationToken,
+}
+
+/// How long one connection may do what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// When it must have said what it speaks.
+    pub(super) greeting: Deadline,
+    /// Without a call.
+    pub(super) idle: Duration,
+    /// Until it is told to leave.
+    pub(super) age: Option<Duration>,
+    /// What its calls have then.
+    pub(super) grace: Duration,
+}
+
+/// Whether a connection may stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stay {
+    Welcome,
+    /// It was told to leave; somebody else bounds what its calls may take.
+    Leaving,
+    /// It was told to leave because it is old.
+    Aged,
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, peer: SocketAddr) {
-        prepare(&stream);
-        let _open = Open::count();
+    /// Serves once both sides have shown what they have to show.
+    pub(super) async fn serve_tls(self, stream: TcpStream, tls: Arc<ServerConfig>) {
+        let handshake = TlsAcceptor::from(tls).accept(stream);
+        let done = tokio::select! {
+            () = self.goodbye.cancelled() => return,
+            done = self.times.greeting.limit(handshake) => done,
+        };
+        match done {
+            Some(Ok(stream)) => self.serve(stream).await,
+            Some(Err(error)) => {
+                tracing::debug!(%error, peer = %self.peer, "no handshake");
+                closed("handshake");
+            }
+            None => closed("silent"),
+        }
+    }
+
+    pub(super) async fn serve<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (_open, _seat) = (Open::count(), self.seat);
         let activity = Arc::new(Activity::default());
         let io = TokioIo::new(Counted {
             stream,
             activity: Arc::clone(&activity),
         });
         let stalled = CancellationToken::new();
-        let (edge, calls, connection) = (self.edge, Arc::clone(&activity), stalled.clone());
+        let (edge, peer, times) = (self.edge, self.peer, self.times);
+        let (calls, connection) = (Arc::clone(&activity), stalled.clone());
         let service = service_fn(move |request| {
             let origin = Origin {
                 peer,
@@ -181,10 +171,10 @@ impl Connection {
             edge.clone().answer(request, origin)
         });
         let mut connection = pin!(self.builder.serve_connection(io, service));
-        let mut greeting = pin!(tokio::time::sleep(self.greeting_timeout));
-        let mut idle = tokio::time::interval(self.idle_timeout);
-        idle.reset();
-        let (mut greeted, mut leaving, mut calls_before) = (false, false, 0);
+        let mut greeting = pin!(times.greeting.sleep());
+        let mut age = pin!(sleep(times.age.unwrap_or(NEVER)));
+        let mut idle = every(times.idle);
+        let (mut greeted, mut stay, mut calls_before) = (false, Stay::Welcome, 0);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -193,10 +183,8 @@ impl Connection {
                     }
                     return;
                 }
-                () = self.goodbye.cancelled(), if !leaving => {
-                    leaving = true;
-                    idle = tokio::time::interval(NEVER);
-                    idle.reset();
+                () = self.goodbye.cancelled(), if stay == Stay::Welcome => {
+                    (stay, idle) = (Stay::Leaving, every(NEVER));
                     connection.as_mut().graceful_shutdown();
                 }
                 () = stalled.cancelled() => return closed("stalled"),
@@ -206,14 +194,22 @@ impl Connection {
                         return closed("silent");
                     }
                 }
+                () = age.as_mut(), if stay != Stay::Leaving => {
+                    // Its calls had all the time that calls may have.
+                    if stay == Stay::Aged {
+                        return;
+                    }
+                    closed("aged");
+                    (stay, idle) = (Stay::Aged, every(LEAVE_GRACE));
+                    age.set(sleep(times.grace));
+                    connection.as_mut().graceful_shutdown();
+                }
                 _ = idle.tick() => match activity.idle_since() {
                     // It was told to leave, and does not.
-                    Some(_) if leaving => return,
+                    Some(_) if stay != Stay::Welcome => return,
                     Some(calls) if calls == calls_before => {
                         closed("idle");
-                        leaving = true;
-                        idle = tokio::time::interval(LEAVE_GRACE);
-                        idle.reset();
+                        (stay, idle) = (Stay::Leaving, every(LEAVE_GRACE));
                         connection.as_mut().graceful_shutdown();
                     }
                     calls => calls_before = calls.unwrap_or(calls_before),
@@ -223,12 +219,11 @@ impl Connection {
     }
 }
 
-/// Sends small messages at once: with Nagle's algorithm, each token would wait for the client's
-/// acknowledgement of the one before.
-fn prepare(stream: &TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY could not be set");
-    }
+/// Ticks for the first time after one period.
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.reset();
+    ticks
 }
 
 /// Counts an open connection until it is dropped.
@@ -248,12 +243,12 @@ impl Drop for Open {
 }
 
 /// A socket that counts what it reads.
-struct Counted {
-    stream: TcpStream,
+struct Counted<S> {
+    stream: S,
     activity: Arc<Activity>,
 }
 
-impl AsyncRead for Counted {
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -269,7 +264,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -308,17 +303,6 @@ impl AsyncWrite for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn connections_send_at_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
-        assert!(!stream.nodelay().unwrap());
-        prepare(&stream);
-        assert!(stream.nodelay().unwrap());
-    }
 
     #[test]
     fn a_connection_is_idle_between_calls_only() {
