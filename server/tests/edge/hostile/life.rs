@@ -126,13 +126,16 @@ async fn row_35_a_full_queue() {
         let mut calls: FuturesUnordered<_> = (0..64)
             .map(async |_| world.client.generate(ask(CANARY, 100)).await)
             .collect();
-        let refused = loop {
-            match soon(calls.next()).await {
-                Some(Ok(_inside)) => {}
-                Some(Err(status)) => break status,
-                None => panic!("it never fills"),
+        let refused = world.stepping(async {
+            loop {
+                match calls.next().await {
+                    Some(Ok(_inside)) => {}
+                    Some(Err(status)) => break status,
+                    None => panic!("it never fills"),
+                }
             }
-        };
+        });
+        let refused = refused.await;
         let found = (refused.code(), reason(&refused).0);
         assert_eq!(found, (Code::ResourceExhausted, "QUEUE_FULL".to_owned()));
         assert!(refused.metadata().contains_key("grpc-retry-pushback-ms"));
