@@ -1,6 +1,5 @@
 """Start, drain and stop of the real process."""
 
-import re
 import shutil
 import signal
 import socket
@@ -111,14 +110,6 @@ def test_a_bad_start_says_why_in_its_last_line(tmp_path):
             assert named in lines[-1], f"{what}: {said}"
             assert sum(line.startswith("paternoster: ") for line in lines) == 1, f"{what}: {said}"
             assert "panic" not in said, f"{what}: {said}"
-
-
-def test_the_exit_codes_are_documented():
-    page = (ROOT / "docs/operating.md").read_text()
-    source = "".join((ROOT / "server/src" / name).read_text() for name in ["main.rs", "load.rs"])
-    codes = set(re.findall(r"^(?:pub )?const EXIT_\w+: u8 = (\d+);", source, re.M))
-    assert len(codes) >= 6
-    assert codes | {"0"} == set(re.findall(r"^\| (\d+) \|", page, re.M))
 
 
 def test_the_health_probe_answers_by_its_exit_code(demo):

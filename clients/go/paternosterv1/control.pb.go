@@ -480,7 +480,9 @@ type Model struct {
 	// How an encoder pools by itself. Unspecified for a decoder.
 	Pooling Pooling `protobuf:"varint,15,opt,name=pooling,proto3,enum=paternoster.v1.Pooling" json:"pooling,omitempty"`
 	// Whether an encoder scales its vectors to length 1 by itself.
-	Normalize     bool `protobuf:"varint,16,opt,name=normalize,proto3" json:"normalize,omitempty"`
+	Normalize bool `protobuf:"varint,16,opt,name=normalize,proto3" json:"normalize,omitempty"`
+	// The commit on the hub that all its files are of. Empty for a model of a local folder.
+	Revision      string `protobuf:"bytes,17,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -625,6 +627,13 @@ func (x *Model) GetNormalize() bool {
 		return x.Normalize
 	}
 	return false
+}
+
+func (x *Model) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
 }
 
 // Asks how busy the server is.
@@ -2019,7 +2028,7 @@ const file_paternoster_v1_control_proto_rawDesc = "" +
 	"\x17stream_stall_timeout_ms\x18\t \x01(\x04R\x14streamStallTimeoutMs\"\x13\n" +
 	"\x11ListModelsRequest\"C\n" +
 	"\x12ListModelsResponse\x12-\n" +
-	"\x06models\x18\x01 \x03(\v2\x15.paternoster.v1.ModelR\x06models\"\xc7\x04\n" +
+	"\x06models\x18\x01 \x03(\v2\x15.paternoster.v1.ModelR\x06models\"\xe3\x04\n" +
 	"\x05Model\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\x04task\x18\x02 \x01(\x0e2\x14.paternoster.v1.TaskR\x04task\x120\n" +
@@ -2040,7 +2049,8 @@ const file_paternoster_v1_control_proto_rawDesc = "" +
 	"\x0fkv_block_tokens\x18\r \x01(\rR\rkvBlockTokens\x12+\n" +
 	"\x12kv_bytes_per_token\x18\x0e \x01(\x04R\x0fkvBytesPerToken\x121\n" +
 	"\apooling\x18\x0f \x01(\x0e2\x17.paternoster.v1.PoolingR\apooling\x12\x1c\n" +
-	"\tnormalize\x18\x10 \x01(\bR\tnormalize\"&\n" +
+	"\tnormalize\x18\x10 \x01(\bR\tnormalize\x12\x1a\n" +
+	"\brevision\x18\x11 \x01(\tR\brevision\"&\n" +
 	"\x0eGetLoadRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\"=\n" +
 	"\x0fGetLoadResponse\x12*\n" +
