@@ -47,7 +47,7 @@ check_typescript() {
   node dist/test/scenarios.js ../scenarios.json "$PATERNOSTER_ADDRESS"
 }
 
-# Its tests against a failing server run with the workspace's, in the step test. By name only: it compiles.
+# Its tests against a failing server run with the workspace's, in the step test.
 check_rust() {
   cargo run --quiet --locked -p paternoster-client --example scenarios -- \
     clients/scenarios.json "$PATERNOSTER_ADDRESS"
@@ -67,7 +67,7 @@ curl -fsS --retry 300 --retry-delay 0 --retry-max-time 60 --retry-all-errors -o 
   "http://$PATERNOSTER_ADDRESS/ready" 2>/dev/null
 
 clients=("$@")
-[ ${#clients[@]} -gt 0 ] || clients=(python go typescript)
+[ ${#clients[@]} -gt 0 ] || clients=(python go typescript rust)
 for client in "${clients[@]}"; do
   echo "--- $client"
   ("check_$client")
