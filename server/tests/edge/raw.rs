@@ -125,6 +125,11 @@ impl RawCall {
         self.request.send_data(bytes.into(), true).unwrap();
     }
 
+    /// Sends a message as a frame of its own, as soon as the window lets it. The request goes on.
+    pub(crate) fn send(&mut self, message: &impl Message) {
+        self.request.send_data(framed(message), false).unwrap();
+    }
+
     /// Whether it is refused before gRPC: by a reset, the end of its connection or a status of HTTP.
     pub(crate) async fn refused(&mut self) -> bool {
         match soon(&mut self.response).await {

@@ -10,9 +10,10 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::raw::RawClient;
 use crate::services::channel;
 use crate::tei::{Clients, device, embed, ranking_models, ranking_world, to};
-use crate::world::{More, Plan, VECTORS, World, eventually, reason, soon};
+use crate::world::{More, Plan, VECTORS, World, ask, eventually, reason, soon};
 
 fn rerank(texts: usize) -> tei::RerankRequest {
     tei::RerankRequest {
@@ -43,6 +44,45 @@ async fn a_stream_of_ten_thousand_is_answered_in_order() {
         assert_eq!(answer.embeddings, expected, "{number}");
     }
     assert!(soon(answers.message()).await.unwrap().is_none());
+}
+
+/// A client that sends ahead whatever the window lets it, each message in a frame of its own, is held
+/// back by the window before the protocol's own limit on small frames ends its connection.
+#[tokio::test]
+async fn small_frames_sent_far_ahead_are_answered() {
+    const COUNT: usize = 20_000;
+    let world = World::ready().await;
+    world.encoder.hold();
+    let mut raw = RawClient::connect(world.address, 1 << 16).await;
+    let mut call = raw.begin("/tei.v1.Embed/EmbedStream", None).await;
+    for _ in 0..COUNT {
+        call.send(&embed("x"));
+    }
+    call.finish(&embed("x"));
+    // What the window lets through is there before any of it is worked on.
+    world
+        .client
+        .inference()
+        .complete(ask("meanwhile", 20))
+        .await
+        .unwrap();
+    world.encoder.release();
+    let (_, mut body) = call.head().await;
+    let (mut bytes, mut answers) = (Vec::new(), 0);
+    while let Some(part) = soon(body.data()).await {
+        let part = part.unwrap();
+        body.flow_control().release_capacity(part.len()).unwrap();
+        bytes.extend_from_slice(&part);
+        while bytes.len() >= 5 {
+            let length = u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize;
+            if bytes.len() < 5 + length {
+                break;
+            }
+            bytes.drain(..5 + length);
+            answers += 1;
+        }
+    }
+    assert_eq!(answers, COUNT + 1);
 }
 
 /// Sends four messages, of which the third one is wrong, and looks at the answers of the first two.
