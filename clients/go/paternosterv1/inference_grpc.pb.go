@@ -49,9 +49,9 @@ type InferenceClient interface {
 	// bounded number of requests is worked on at once; the rest waits in the client. The first
 	// error ends the stream.
 	EmbedStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[EmbedRequest, EmbedResponse], error)
-	// Orders texts by how well they answer a query. Not built yet: UNIMPLEMENTED.
+	// Orders texts by how well they answer a query. No served model can: NOT_FOUND, MODEL_NOT_FOUND.
 	Rerank(ctx context.Context, in *RerankRequest, opts ...grpc.CallOption) (*RerankResponse, error)
-	// Sorts texts into classes. Not built yet: UNIMPLEMENTED.
+	// Sorts texts into classes. No served model can: NOT_FOUND, MODEL_NOT_FOUND.
 	Classify(ctx context.Context, in *ClassifyRequest, opts ...grpc.CallOption) (*ClassifyResponse, error)
 	// Turns text into tokens.
 	Tokenize(ctx context.Context, in *TokenizeRequest, opts ...grpc.CallOption) (*TokenizeResponse, error)
@@ -179,9 +179,9 @@ type InferenceServer interface {
 	// bounded number of requests is worked on at once; the rest waits in the client. The first
 	// error ends the stream.
 	EmbedStream(grpc.BidiStreamingServer[EmbedRequest, EmbedResponse]) error
-	// Orders texts by how well they answer a query. Not built yet: UNIMPLEMENTED.
+	// Orders texts by how well they answer a query. No served model can: NOT_FOUND, MODEL_NOT_FOUND.
 	Rerank(context.Context, *RerankRequest) (*RerankResponse, error)
-	// Sorts texts into classes. Not built yet: UNIMPLEMENTED.
+	// Sorts texts into classes. No served model can: NOT_FOUND, MODEL_NOT_FOUND.
 	Classify(context.Context, *ClassifyRequest) (*ClassifyResponse, error)
 	// Turns text into tokens.
 	Tokenize(context.Context, *TokenizeRequest) (*TokenizeResponse, error)
