@@ -1,10 +1,11 @@
 //! One call with all its attempts: its name, its metadata and its deadline.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::{Request, Status, TimeoutExpired};
 
 use crate::error::Error;
 use crate::retry::{Retry, random};
@@ -59,8 +60,12 @@ impl Call {
         let Some(end) = self.end else {
             return answer.await;
         };
-        let passed = |_| Err(Status::deadline_exceeded("the deadline has passed"));
-        timeout_at(end, answer).await.unwrap_or_else(passed)
+        let passed = || Status::deadline_exceeded("the deadline has passed");
+        match timeout_at(end, answer).await {
+            Ok(Err(status)) if ran_out(&status) => Err(passed()),
+            Ok(answer) => answer,
+            Err(_) => Err(passed()),
+        }
     }
 
     /// Waits for the next attempt; fails if there is none, as there is none after the first token.
@@ -84,6 +89,19 @@ impl Call {
     fn remaining(&self) -> Option<Duration> {
         self.end.map(|end| end.saturating_duration_since(now()))
     }
+}
+
+/// Whether tonic's channel ended the call. It keeps the time of `grpc-timeout` too, may be first by a
+/// moment, and calls that CANCELLED.
+fn ran_out(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<TimeoutExpired>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[expect(

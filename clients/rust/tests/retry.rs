@@ -7,6 +7,7 @@
 )]
 
 use std::collections::HashMap;
+use std::future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -81,10 +82,17 @@ struct Flaky {
 }
 
 impl Flaky {
-    fn step(&self, metadata: &MetadataMap) -> Vec<Result<GenerateResponse, Status>> {
-        let mut seen = self.seen.lock().unwrap();
-        seen.push(metadata.clone());
-        self.script[seen.len() - 1].iter().map(Do::event).collect()
+    /// The events of the next attempt. After the last one it never answers.
+    async fn step(&self, metadata: &MetadataMap) -> Vec<Result<GenerateResponse, Status>> {
+        let attempt = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.push(metadata.clone());
+            seen.len() - 1
+        };
+        match self.script.get(attempt) {
+            Some(events) => events.iter().map(Do::event).collect(),
+            None => future::pending().await,
+        }
     }
 
     fn sent(&self, key: &str) -> Vec<String> {
@@ -106,7 +114,7 @@ impl Inference for Flaky {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let events = self.step(request.metadata());
+        let events = self.step(request.metadata()).await;
         Ok(Response::new(Box::pin(tokio_stream::iter(events))))
     }
 
@@ -115,6 +123,7 @@ impl Inference for Flaky {
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<v1::CompleteResponse>, Status> {
         self.step(request.metadata())
+            .await
             .into_iter()
             .collect::<Result<Vec<_>, _>>()?;
         let completion = v1::Completion {
@@ -378,6 +387,23 @@ async fn all_attempts_share_one_name_one_key_and_one_deadline() {
         left[2] + 400_000 <= left[0],
         "each attempt has what is left: {left:?}"
     );
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_is_no_cancel() {
+    for ask in 0..8 {
+        let (flaky, session) = serve(vec![]).await;
+        let session = session.with_timeout(Duration::from_millis(20 + ask));
+        let unary = whole(&session).await.unwrap_err();
+        assert_eq!(unary.code(), Code::DeadlineExceeded, "{unary}");
+        let stream = streamed(&session).await.unwrap_err();
+        assert_eq!(stream.kind(), Kind::DeadlineExceeded, "{stream}");
+        assert_eq!(
+            flaky.seen.lock().unwrap().len(),
+            2,
+            "neither was tried again"
+        );
+    }
 }
 
 #[tokio::test]
