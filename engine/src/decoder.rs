@@ -192,7 +192,11 @@ impl Work for Decoder {
         let mut ledger = lock(&self.ledger);
         ledger.life = next;
         ledger.taken = false;
-        for id in std::mem::take(&mut ledger.planned) {
+        let mut planned = std::mem::take(&mut ledger.planned);
+        // Whoever is in two steps in flight fails once.
+        planned.sort_unstable();
+        planned.dedup();
+        for id in planned {
             if let Some(stream) = ledger.streams.get_mut(&id) {
                 stream.failures += 1;
             }

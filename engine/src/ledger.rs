@@ -83,7 +83,8 @@ pub(crate) struct Ledger {
     /// Whether that life sees to deadlines and aborts by now; until then its supervisor does.
     pub(crate) taken: bool,
     pub(crate) streams: HashMap<RequestId, Box<Stream>, BuildHasherDefault<Scatter>>,
-    /// Whom the executor was last told to compute: they are to blame if it fails.
+    /// Whom the executor was told to compute and has not: they are to blame if it fails. Who is in two
+    /// steps in flight is in here twice.
     pub(crate) planned: Vec<RequestId>,
     pub(crate) tenants: Tenants,
 }

@@ -15,6 +15,7 @@ pub mod sampling;
 
 mod beat;
 mod decoder;
+mod flights;
 mod frame;
 mod inbox;
 mod ledger;

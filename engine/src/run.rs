@@ -1,4 +1,8 @@
 //! The loop of a decoder: drain commands, plan, launch, publish the last step's events, wait, apply.
+//!
+//! With `depth_max` 2 a step is planned and launched while the one before it is being computed, so
+//! that the device never waits for the host: tokens that are not sampled yet are placeholders in the
+//! plan, and what a sequence computed beyond its end is dropped (`docs/adr/0009-overlap.md`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +17,7 @@ use crate::beat::Beat;
 use crate::clock::{after, seconds};
 use crate::decoder::{Decoder, Submission, in_flight_max};
 use crate::executor::{Executor, ExecutorError, Row, Rows};
+use crate::flights::Flights;
 use crate::handle::{End, Generated, Refusal};
 use crate::hash::Sha256Hasher;
 use crate::inbox::Orders;
@@ -49,13 +54,12 @@ pub(crate) struct Life<'a> {
     recorded: Stats,
     orders: Orders<Submission>,
     returning: Returning,
-    plan: Plan,
+    flights: Flights,
     rows: Rows,
     outcome: Outcome,
     /// What the scheduler reported and the readers have not heard.
     events: Vec<Event>,
     admissions: Vec<Admission>,
-    releases: Vec<RequestId>,
     stalled: Vec<RequestId>,
     readers: Vec<Waker>,
 }
@@ -93,12 +97,11 @@ impl<'a> Life<'a> {
             recorded: Stats::default(),
             orders: Orders::default(),
             returning: Returning::default(),
-            plan: Plan::default(),
+            flights: Flights::new(limits.depth_max),
             rows: Rows::default(),
             outcome: Outcome::default(),
             events: Vec::new(),
             admissions: Vec::new(),
-            releases: Vec::new(),
             stalled: Vec::new(),
             readers: Vec::new(),
         }
@@ -129,31 +132,50 @@ impl<'a> Life<'a> {
         if !self.returning.done {
             self.readmit(now)?;
         }
-        self.scheduler.plan(now, &mut self.plan, &mut self.events);
-        self.announce()?;
-        if self.plan.is_empty() {
-            let news = !self.events.is_empty();
-            self.publish(now)?;
-            self.record_stats();
-            // Whoever is still to come back is known to no scheduler yet.
-            if self.orders.draining && self.returning.done && self.scheduler.is_idle() {
-                return Err(Stop::Drained);
-            }
-            return Ok(news);
-        }
-        let launched = clock.now();
-        self.executor.launch(&self.plan)?;
+        let launched = self.launch(now)?;
         // Readers get the last step's tokens while the device computes this one.
+        let news = !self.events.is_empty();
         self.publish(now)?;
         self.record_stats();
+        if self.flights.is_full() || !(launched || self.flights.is_empty()) {
+            self.land(beat)?;
+            return Ok(true);
+        }
+        // Whoever is still to come back is known to no scheduler yet.
+        if self.orders.draining && self.returning.done && self.scheduler.is_idle() {
+            return Err(Stop::Drained);
+        }
+        Ok(launched || news)
+    }
+
+    /// Plans a step and launches it. Returns whether there was anything to compute.
+    fn launch(&mut self, now: Micros) -> Result<bool, Stop> {
+        let mut plan = self.flights.blank();
+        self.scheduler.plan(now, &mut plan, &mut self.events);
+        self.announce(&plan)?;
+        if plan.is_empty() {
+            self.flights.spare(plan);
+            return Ok(false);
+        }
+        let launched = self.decoder.frame.clock.now();
+        self.executor.launch(&plan)?;
+        self.flights.push(plan, launched);
+        Ok(true)
+    }
+
+    /// Waits for the oldest step in flight and applies it.
+    fn land(&mut self, beat: &Beat) -> Result<(), Stop> {
         self.executor.wait(&mut self.rows)?;
-        let done = clock.now();
-        beat.done(done);
+        let now = self.decoder.frame.clock.now();
+        beat.done(now);
+        self.answers_the_oldest()?;
+        let landed = self.flights.land(now);
         self.decoder
             .metrics
-            .step(seconds(launched, done), self.plan.tokens.len());
-        self.apply(done)?;
-        Ok(true)
+            .step(seconds(landed.begun, now), landed.positions);
+        self.apply(landed.step, now)?;
+        self.release();
+        Ok(())
     }
 
     /// Sleeps until an order comes or a deadline passes.
@@ -326,23 +348,32 @@ impl<'a> Life<'a> {
 
     /// Notes whom the executor is about to work for, and announces the new ones to it. The ledger is
     /// not locked while the executor works, so that a hanging executor does not hold it.
-    fn announce(&mut self) -> Result<(), Stop> {
+    fn announce(&mut self, plan: &Plan) -> Result<(), Stop> {
         let mut ledger = self.decoder.ledger(self.number)?;
         ledger.planned.clear();
+        ledger.planned.extend(self.flights.ids());
         ledger
             .planned
-            .extend(self.plan.slices.iter().map(|slice| slice.id));
+            .extend(plan.slices.iter().map(|slice| slice.id));
         for event in &self.events {
-            if let Event::Started { id, .. } = *event
-                && let Some(stream) = ledger.streams.get_mut(&id)
-            {
-                stream.admitted = true;
-                self.admissions.push(Admission {
-                    id,
-                    sampling: Arc::clone(&stream.sampling),
-                    prompt: Arc::clone(&stream.prompt),
-                    generated: stream.generated.clone(),
-                });
+            match *event {
+                Event::Started { id, .. } => {
+                    if let Some(stream) = ledger.streams.get_mut(&id) {
+                        stream.admitted = true;
+                        self.admissions.push(Admission {
+                            id,
+                            sampling: Arc::clone(&stream.sampling),
+                            prompt: Arc::clone(&stream.prompt),
+                            generated: stream.generated.clone(),
+                        });
+                    }
+                }
+                Event::Finished { id, .. } => {
+                    if ledger.streams.get(&id).is_some_and(|s| s.admitted) {
+                        self.flights.release_behind(id);
+                    }
+                }
+                Event::Token { .. } => {}
             }
         }
         drop(ledger);
@@ -358,15 +389,20 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
-    /// Hands the sampled rows to the scheduler.
-    fn apply(&mut self, now: Micros) -> Result<(), Stop> {
-        if self.rows.step != self.plan.step {
-            let (planned, answered) = (self.plan.step, self.rows.step);
-            let text = format!("step {planned} was planned, step {answered} was answered");
-            return Err(Stop::Failed(ExecutorError::Failed(text)));
+    /// Refuses rows of another step than the one that was waited for.
+    fn answers_the_oldest(&self) -> Result<(), ExecutorError> {
+        let (planned, answered) = (self.flights.oldest(), self.rows.step);
+        if planned == Some(answered) {
+            return Ok(());
         }
+        let text = format!("step {planned:?} was planned, step {answered} was answered");
+        Err(ExecutorError::Failed(text))
+    }
+
+    /// Hands the sampled rows to the scheduler.
+    fn apply(&mut self, step: u64, now: Micros) -> Result<(), Stop> {
         let mut ledger = self.decoder.ledger(self.number)?;
-        self.outcome.step = self.rows.step;
+        self.outcome.step = step;
         self.outcome.sampled.clear();
         for (id, row) in self.rows.rows.drain(..) {
             let sampled = match row {
@@ -400,7 +436,7 @@ impl<'a> Life<'a> {
     // === from the scheduler to callers ===
 
     /// Gives every event to its reader, wakes the readers that sleep, and lets the executor forget
-    /// whom they tell of the end.
+    /// whom they told of the end.
     fn publish(&mut self, now: Micros) -> Result<(), Stop> {
         let decoder = self.decoder;
         // Also without news: a superseded life must not go on.
@@ -422,9 +458,6 @@ impl<'a> Life<'a> {
                     stream.and_then(|stream| self.token(stream, (id, token), now))
                 }
                 Event::Finished { id, finish } => {
-                    if ledger.streams.get(&id).is_some_and(|s| s.admitted) {
-                        self.releases.push(id);
-                    }
                     decoder.end(&mut ledger, id, End::Finish(finish), now)
                 }
             };
@@ -434,10 +467,15 @@ impl<'a> Life<'a> {
         self.events = events;
         self.readers.drain(..).for_each(Waker::wake);
         decoder.metrics.generated(generated);
-        for id in self.releases.drain(..) {
+        self.release();
+        Ok(())
+    }
+
+    /// Lets the executor forget whom no step in flight names any longer.
+    fn release(&mut self) {
+        while let Some(id) = self.flights.released() {
             self.executor.release(id);
         }
-        Ok(())
     }
 
     /// One token for one reader, who may turn out to have left.

@@ -262,6 +262,7 @@ fn start_decoder(config: &Config, model: Named<'_>, loader: Loader) -> (Served, 
         waiting_max: config.batching.waiting_max,
         sequence_tokens_max: info.context_max,
         preemptions_max: PREEMPTIONS_MAX,
+        // On the CPU nothing computes beside the host: docs/adr/0009-overlap.md.
         depth_max: 1,
     };
     let mut engine = EngineConfig::new(name, limits);

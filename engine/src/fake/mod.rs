@@ -34,7 +34,8 @@ pub struct FakeConfig {
     pub pool: Pool,
     /// The tokens it may generate.
     pub vocabulary: Range<u32>,
-    /// How long a step takes from its launch; zero does not sleep at all.
+    /// How long a step takes from its launch, or from the end of the step before it if that is
+    /// later; zero does not sleep at all.
     pub latency: Duration,
     /// The width of its vectors, and the number of its labels.
     pub width: u32,
@@ -94,6 +95,11 @@ struct Script {
     /// Steps launched, over all executors.
     steps: u64,
     faults: BTreeMap<u64, Fault>,
+    /// Steps of the living executor that were launched and have not ended.
+    in_flight: u64,
+    in_flight_most: u64,
+    /// When the last launched step will be computed.
+    busy_until: Option<Instant>,
     /// Attempts to make an executor.
     starts: u64,
     /// Executors whose making fails.
@@ -247,6 +253,11 @@ impl FakeDevice {
         self.script().starts
     }
 
+    /// The most steps that were in flight at once: launched, and not ended.
+    pub fn in_flight_most(&self) -> u64 {
+        self.script().in_flight_most
+    }
+
     /// Requests that the living executor knows.
     pub fn admitted(&self) -> usize {
         self.script().admitted
@@ -270,6 +281,8 @@ impl FakeDevice {
             return Err(ExecutorError::Failed("scripted start failure".to_owned()));
         }
         script.admitted = 0;
+        script.in_flight = 0;
+        script.busy_until = None;
         script.alive += 1;
         Ok(())
     }
@@ -288,9 +301,14 @@ impl FakeDevice {
     fn launch(&self) -> Step {
         let mut script = self.script();
         script.steps += 1;
+        script.in_flight += 1;
+        script.in_flight_most = script.in_flight_most.max(script.in_flight);
+        let now = Instant::now();
+        let begun = script.busy_until.map_or(now, |until| until.max(now));
+        script.busy_until = Some(begun + self.shared.config.latency);
         Step {
             number: script.steps,
-            begun: Instant::now(),
+            begun,
         }
     }
 
@@ -307,6 +325,7 @@ impl FakeDevice {
         while script.held_from.is_some_and(|from| step >= from) {
             script = self.wait(script);
         }
+        script.in_flight = script.in_flight.saturating_sub(1);
         let Some(fault) = script.faults.remove(&step) else {
             return Ok(None);
         };
@@ -334,7 +353,8 @@ impl FakeDevice {
     fn sleep_from(&self, begun: Instant) {
         let latency = self.shared.config.latency;
         if !latency.is_zero() {
-            std::thread::sleep(latency.saturating_sub(begun.elapsed()));
+            let end = begun + latency;
+            std::thread::sleep(end.saturating_duration_since(Instant::now()));
         }
     }
 

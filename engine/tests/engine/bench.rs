@@ -32,6 +32,12 @@ pub(crate) const LIMITS: Limits = Limits {
     depth_max: 1,
 };
 
+/// Two steps in flight.
+pub(crate) const AHEAD: Limits = Limits {
+    depth_max: 2,
+    ..LIMITS
+};
+
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const START_TIMEOUT: Duration = Duration::from_mins(10);
 pub(crate) const TIMEOUTS: Timeouts = Timeouts {
@@ -82,12 +88,17 @@ impl Bench {
 
     /// An engine that serves and never finds a reader slow.
     pub(crate) async fn patient() -> Self {
+        Self::patient_on(device(256), LIMITS).await
+    }
+
+    /// The same on a given device.
+    pub(crate) async fn patient_on(device: FakeDevice, limits: Limits) -> Self {
         let clock = Arc::new(ManualClock::default());
         let patient = EngineConfig {
             stall_timeout: Duration::MAX,
-            ..config(&clock, LIMITS)
+            ..config(&clock, limits)
         };
-        Self::configured(device(256), clock, patient).await
+        Self::configured(device, clock, patient).await
     }
 
     /// An engine that serves, set up by hand.

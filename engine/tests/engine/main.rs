@@ -10,5 +10,6 @@ mod encode;
 mod ends;
 mod lives;
 mod metrics;
+mod overlap;
 mod restarts;
 mod streams;

@@ -6,13 +6,14 @@ use std::time::Duration;
 use engine::config::{EngineConfig, Restarts};
 use engine::fake::{Fault, ManualClock};
 use engine::handle::{End, Generate, Health, Refusal, Tokens};
+use engine::limits::Limits;
 use engine::request::{Finish, Token};
 use engine::sampling::Sampling;
 use engine::start;
 
 use crate::bench::{
-    Bench, Heard, LIMITS, STEP_TIMEOUT, at_once, config, device, ids, prompt, reach, read, request,
-    soon, until,
+    AHEAD, Bench, Heard, LIMITS, STEP_TIMEOUT, at_once, config, device, ids, prompt, reach, read,
+    request, soon, until,
 };
 
 /// The sampling of every second request, so that replay is seen to keep the draws.
@@ -40,7 +41,12 @@ async fn ten(bench: &Bench) -> Vec<Tokens> {
 
 /// Ten requests over a device that fails some steps from now hear every token once.
 async fn survive(steps: u64, fault: Fault) {
-    let bench = Bench::patient().await;
+    survive_with(LIMITS, steps, fault).await;
+    survive_with(AHEAD, steps, fault).await;
+}
+
+async fn survive_with(limits: Limits, steps: u64, fault: Fault) {
+    let bench = Bench::patient_on(device(256), limits).await;
     let mut streams = ten(&bench).await;
     let step = bench.device.allow(0) + steps;
     bench.device.fail_at(step, fault);
@@ -58,7 +64,8 @@ async fn survive(steps: u64, fault: Fault) {
             tokens: expected,
             end: Some(End::Finish(Finish::Length)),
         };
-        let case = format!("request {number}, {fault:?} after {steps} steps");
+        let depth = limits.depth_max;
+        let case = format!("request {number}, {fault:?} after {steps} steps, depth {depth}");
         assert_eq!(read(tokens).await, heard, "{case}");
     }
     assert!(*bench.device.launched().borrow() > step, "nothing failed");
@@ -141,7 +148,13 @@ async fn failures_apart_are_survived_and_failures_running_are_not() {
 
 #[tokio::test]
 async fn a_row_that_is_not_finite_ends_its_own_stream_alone() {
-    let bench = Bench::patient().await;
+    for limits in [LIMITS, AHEAD] {
+        not_finite(limits).await;
+    }
+}
+
+async fn not_finite(limits: Limits) {
+    let bench = Bench::patient_on(device(256), limits).await;
     let mut streams = ten(&bench).await;
     let step = bench.device.allow(0) + 2;
     bench.device.fail_at(step, Fault::NotFinite(1));
@@ -157,7 +170,7 @@ async fn a_row_that_is_not_finite_ends_its_own_stream_alone() {
         match heard.end {
             Some(End::Finish(Finish::Fault)) => faults += 1,
             Some(End::Finish(Finish::Length)) => assert_eq!(heard.tokens.len(), 20),
-            end => panic!("{end:?}"),
+            end => unreachable!("{end:?}"),
         }
     }
     assert_eq!(faults, 1);
