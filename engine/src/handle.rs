@@ -77,6 +77,8 @@ pub enum End {
 pub struct Progress {
     /// Set once, with the first progress: prompt tokens found in the prefix cache.
     pub started: Option<u32>,
+    /// How often it gave its KV blocks back and had to be computed again.
+    pub preemptions: u32,
     /// New tokens, in order.
     pub tokens: Vec<Generated>,
     /// Set with the last progress.

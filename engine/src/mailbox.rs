@@ -35,6 +35,13 @@ impl Mailbox {
         mail.reader.take()
     }
 
+    /// Adds a preemption. Returns whom to wake. Says nothing of how long anything lies unread.
+    pub(crate) fn preempted(&self) -> Option<Waker> {
+        let mut mail = lock(&self.mail);
+        mail.unread.preemptions += 1;
+        mail.reader.take()
+    }
+
     /// Adds a token. Returns whom to wake, and since when something lies unread.
     pub(crate) fn push(&self, generated: Generated, now: Micros) -> (Option<Waker>, Micros) {
         let mut mail = lock(&self.mail);
@@ -55,7 +62,7 @@ impl Mailbox {
     pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Progress> {
         let mut mail = lock(&self.mail);
         let unread = &mail.unread;
-        if unread.started.is_none() && unread.tokens.is_empty() && unread.end.is_none() {
+        if *unread == Progress::default() {
             match &mut mail.reader {
                 Some(reader) => reader.clone_from(context.waker()),
                 reader => *reader = Some(context.waker().clone()),
@@ -91,11 +98,13 @@ mod tests {
         assert!(reader.is_none(), "the reader is woken once");
         assert_eq!(since, Micros(5));
         mailbox.push(generated(2), Micros(7));
+        mailbox.preempted();
+        mailbox.preempted();
         mailbox.end(End::Finish(Finish::Length));
         let Poll::Ready(progress) = mailbox.poll(&context) else {
             panic!("there is progress")
         };
-        assert_eq!(progress.started, Some(3));
+        assert_eq!((progress.started, progress.preemptions), (Some(3), 2));
         assert_eq!(progress.tokens, [generated(1), generated(2)]);
         assert_eq!(progress.end, Some(End::Finish(Finish::Length)));
     }

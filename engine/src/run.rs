@@ -373,7 +373,7 @@ impl<'a> Life<'a> {
                         self.flights.release_behind(id);
                     }
                 }
-                Event::Token { .. } => {}
+                Event::Preempted { .. } | Event::Token { .. } => {}
             }
         }
         drop(ledger);
@@ -451,6 +451,10 @@ impl<'a> Life<'a> {
                 Event::Started { id, cached_tokens } => {
                     let stream = ledger.streams.get_mut(&id);
                     stream.and_then(|stream| decoder.started(stream, cached_tokens, now))
+                }
+                Event::Preempted { id } => {
+                    let stream = ledger.streams.get(&id);
+                    stream.and_then(|stream| stream.mailbox.preempted())
                 }
                 Event::Token { id, token } => {
                     generated += 1;

@@ -120,6 +120,11 @@ pub enum Event {
         /// Prompt tokens found in the prefix cache.
         cached_tokens: u32,
     },
+    /// It gave its blocks back and waits to go on.
+    Preempted {
+        /// Whose.
+        id: RequestId,
+    },
     /// One more token.
     Token {
         /// Whose.

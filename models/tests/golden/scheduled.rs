@@ -111,7 +111,7 @@ impl World {
     fn take(&mut self, events: &mut Vec<Event>) {
         for event in events.drain(..) {
             match event {
-                Event::Started { .. } => {}
+                Event::Started { .. } | Event::Preempted { .. } => {}
                 Event::Token { id, token } => self.texts.entry(id).or_default().push(token),
                 Event::Finished { id, finish } => {
                     self.executor.release(id);

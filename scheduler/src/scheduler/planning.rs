@@ -60,7 +60,7 @@ impl Scheduler {
             rows,
             budget: self.limits.step_tokens_max,
         };
-        let pressure = self.plan_decodes(&mut draft);
+        let pressure = self.plan_decodes(&mut draft, events);
         self.plan_prompts(&mut draft);
         if pressure == Pressure::None {
             self.admit(&mut draft, events);
@@ -102,7 +102,7 @@ impl Scheduler {
 
     /// Plans every running sequence with one position to compute. Notes those with more in
     /// `self.prompts`.
-    fn plan_decodes(&mut self, draft: &mut Draft<'_>) -> Pressure {
+    fn plan_decodes(&mut self, draft: &mut Draft<'_>, events: &mut Vec<Event>) -> Pressure {
         let mut pressure = Pressure::None;
         self.prompts.clear();
         let block_tokens = self.kv.block_tokens();
@@ -122,7 +122,7 @@ impl Scheduler {
             if sequence.needs_block(block_tokens) {
                 if self.kv.pool().available() == 0 {
                     pressure = Pressure::OutOfBlocks;
-                    match self.make_room(at - 1) {
+                    match self.make_room(at - 1, events) {
                         Room::Made => {}
                         Room::Later => continue,
                         Room::Gone => {
@@ -141,13 +141,13 @@ impl Scheduler {
     }
 
     /// Preempts until a block is available for the running sequence at `asking`.
-    fn make_room(&mut self, asking: usize) -> Room {
+    fn make_room(&mut self, asking: usize, events: &mut Vec<Event>) -> Room {
         while self.kv.pool().available() == 0 {
             if !self.fences.is_empty() {
                 return Room::Later;
             }
             let victim = self.victim(asking);
-            self.preempt(victim);
+            self.preempt(victim, events);
             if victim == asking {
                 return Room::Gone;
             }
@@ -170,7 +170,7 @@ impl Scheduler {
     }
 
     /// Sends the running sequence at `at` back to the queue.
-    fn preempt(&mut self, at: usize) {
+    fn preempt(&mut self, at: usize, events: &mut Vec<Event>) {
         let Handle { index, .. } = self.running.remove(at);
         self.preemptions += 1;
         self.vacate(index);
@@ -178,6 +178,7 @@ impl Scheduler {
         let sequence = self.sequences.at_mut(index);
         sequence.cold.preemptions += 1;
         sequence.rewind();
+        events.push(Event::Preempted { id: sequence.id });
         let (account, key) = (sequence.account, sequence.wait_key());
         self.queue.push(account, key, index);
     }

@@ -32,6 +32,8 @@ pub(crate) struct Tracker {
     limits: Limits,
     pool: Pool,
     pub(crate) requests: BTreeMap<RequestId, Tracked>,
+    /// Preemptions that were reported.
+    preemptions: u64,
 }
 
 impl Tracker {
@@ -40,6 +42,7 @@ impl Tracker {
             limits,
             pool,
             requests: BTreeMap::new(),
+            preemptions: 0,
         }
     }
 
@@ -109,6 +112,7 @@ impl Tracker {
         for &event in events {
             match event {
                 Event::Started { id, cached_tokens } => self.started(id, cached_tokens),
+                Event::Preempted { id } => self.preempted(id),
                 Event::Token { id, token } => self.token(id, token),
                 Event::Finished { id, finish } => self.finished(id, finish, now),
             }
@@ -130,6 +134,15 @@ impl Tracker {
             0,
             "half a block was found"
         );
+    }
+
+    fn preempted(&mut self, id: RequestId) {
+        let tracked = self.at(id);
+        assert!(
+            tracked.started && tracked.finish.is_none(),
+            "{id:?} was preempted and does not run"
+        );
+        self.preemptions += 1;
     }
 
     /// A higher band goes first; equals of one tenant go in the order of their submission.
@@ -339,5 +352,6 @@ impl Tracker {
             "a request is lost: {stats:?}"
         );
         assert!(stats.prefix_hit_tokens <= stats.prefix_queried_tokens);
+        assert_eq!(stats.preemptions, self.preemptions, "one was not reported");
     }
 }

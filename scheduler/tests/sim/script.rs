@@ -188,6 +188,8 @@ impl Stage {
         let mut plan = Plan::default();
         let mut events = Vec::new();
         self.scheduler.plan(self.now, &mut plan, &mut events);
+        // The counts say how often; `invariants` checks who.
+        events.retain(|event| !matches!(event, Event::Preempted { .. }));
         let mut line = if plan.is_empty() {
             "-:".to_owned()
         } else {
@@ -251,6 +253,7 @@ impl Stage {
                 Event::Started { id, cached_tokens } => {
                     write!(self.said, " | {} starts at {cached_tokens}", name_of(id))
                 }
+                Event::Preempted { .. } => Ok(()),
                 Event::Token { id, .. } => write!(self.said, " {}+", name_of(id)),
                 Event::Finished { id, finish } => {
                     write!(self.said, " | {} ends: {finish:?}", name_of(id))
