@@ -1,7 +1,7 @@
 //! Every metric of the engine: name, labels, help, buckets. `docs/metrics.md` follows this table.
 //!
-//! Own series start with `paternoster_`; the `vllm:` ones repeat them under the names that routers
-//! and dashboards already read. Labels come from closed sets; `model` and `model_name` are the
+//! Own series start with `paternoster_`; the `vllm:` and `te_` ones repeat them under the names that
+//! routers and dashboards already read. Labels come from closed sets; `model` and `model_name` are the
 //! served name, `engine` is always "0".
 
 /// What a metric is.
@@ -73,6 +73,8 @@ pub const METRICS: &[Metric] = &[
     ENCODE_BATCH_SECONDS,
     ENCODE_BATCH_INPUTS,
     ENCODE_BATCH_TOKENS,
+    TEI_BATCH_INPUTS,
+    TEI_BATCH_TOKENS,
     VLLM_RUNNING,
     VLLM_WAITING,
     VLLM_KV_USAGE,
@@ -275,6 +277,21 @@ pub(crate) const ENCODE_BATCH_TOKENS: Metric = histogram(
     ITERATION_BUCKETS,
 );
 
+// === the series under TEI's names ===
+
+pub(crate) const TEI_BATCH_INPUTS: Metric = histogram(
+    "te_batch_next_size",
+    MODEL,
+    "As paternoster_encode_batch_inputs, with TEI's buckets.",
+    TEI_INPUTS_BUCKETS,
+);
+pub(crate) const TEI_BATCH_TOKENS: Metric = histogram(
+    "te_batch_next_tokens",
+    MODEL,
+    "As paternoster_encode_batch_tokens, with TEI's buckets.",
+    TEI_TOKENS_BUCKETS,
+);
+
 // === the series under vLLM's names ===
 
 pub(crate) const VLLM_RUNNING: Metric = gauge(
@@ -412,6 +429,35 @@ const ITERATION_BUCKETS: &[f64] = &[
 const TOKENS_BUCKETS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
     20_000.0, 50_000.0, 100_000.0,
+];
+
+/// TEI's: powers of two.
+const TEI_INPUTS_BUCKETS: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
+];
+/// TEI's: powers of two.
+const TEI_TOKENS_BUCKETS: &[f64] = &[
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+    16.0,
+    32.0,
+    64.0,
+    128.0,
+    256.0,
+    512.0,
+    1024.0,
+    2048.0,
+    4096.0,
+    8192.0,
+    16_384.0,
+    32_768.0,
+    65_536.0,
+    131_072.0,
+    262_144.0,
+    524_288.0,
+    1_048_576.0,
 ];
 
 const fn counter(

@@ -256,8 +256,8 @@ pub(crate) struct EncoderMetrics {
     pub(crate) queue: Histogram,
     latency: Histogram,
     batch_seconds: Histogram,
-    batch_inputs: Histogram,
-    batch_tokens: Histogram,
+    batch_inputs: [Histogram; 2],
+    batch_tokens: [Histogram; 2],
 }
 
 /// How an input ended.
@@ -284,8 +284,8 @@ impl EncoderMetrics {
             queue: own(&table::ENCODE_QUEUE_TIME),
             latency: own(&table::ENCODE_SECONDS),
             batch_seconds: own(&table::ENCODE_BATCH_SECONDS),
-            batch_inputs: own(&table::ENCODE_BATCH_INPUTS),
-            batch_tokens: own(&table::ENCODE_BATCH_TOKENS),
+            batch_inputs: [&table::ENCODE_BATCH_INPUTS, &table::TEI_BATCH_INPUTS].map(own),
+            batch_tokens: [&table::ENCODE_BATCH_TOKENS, &table::TEI_BATCH_TOKENS].map(own),
         }
     }
 
@@ -301,8 +301,8 @@ impl EncoderMetrics {
 
     pub(crate) fn batch(&self, seconds: f64, inputs: usize, tokens: usize) {
         self.batch_seconds.record(seconds);
-        self.batch_inputs.record(inputs as f64);
-        self.batch_tokens.record(tokens as f64);
+        record(&self.batch_inputs, inputs as f64);
+        record(&self.batch_tokens, tokens as f64);
         self.tokens.increment(tokens as u64);
     }
 }
