@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 use tonic::body::Body;
+use tonic::metadata::MetadataMap;
 
 use crate::clock::{Deadline, Stopwatch};
 use crate::journal::Report;
@@ -87,6 +88,14 @@ impl Call {
         self.work = Some(work);
     }
 
+    /// What is said of it beside its status: what work cost until now.
+    fn trailers(&self) -> MetadataMap {
+        match self.method.role() {
+            Role::Work => self.report.trailers(),
+            Role::Control => MetadataMap::new(),
+        }
+    }
+
     /// Counts the end and writes its line. Later ends are ignored.
     pub(crate) fn end(&mut self, ending: Ending) {
         if std::mem::replace(&mut self.ended, true) {
@@ -98,7 +107,7 @@ impl Call {
             counter!(CALL_ERRORS, "method" => method, "reason" => reason).increment(1);
         }
         self.running.decrement(1.0);
-        self.report.write(self.method, ending);
+        self.report.end(self.method, ending);
         self.place.clear();
         self.work = None;
     }
@@ -191,7 +200,7 @@ impl Answer {
         let State::Running(mut running) = std::mem::replace(&mut *state, State::Done) else {
             return false;
         };
-        let status = fault.into_status(running.call.report.trailers());
+        let status = fault.into_status(running.call.trailers());
         let ending = Ending::of(&status);
         *state = State::Swept {
             status,
@@ -246,7 +255,7 @@ impl Running {
         let polled = catch_unwind(AssertUnwindSafe(|| body.poll_slice(context)));
         let Ok(mut polled) = polled else {
             counter!(PANICS).increment(1);
-            let status = Status::from(Fault::panic());
+            let status = Fault::panic().into_status(self.call.trailers());
             self.body = Sliced::new(Body::empty());
             self.call.end(Ending::of(&status));
             return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));

@@ -11,11 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 
 use crate::clock::{Stopwatch, time_of_day};
+use crate::dialects;
 use crate::method::{Method, Role};
+use crate::registry::Facts;
 use crate::security::{Caller, Tokens};
 use crate::status::{Ending, code_name};
 use crate::trace::{Finished, SpanSink, Trace};
 use crate::transport::Peer;
+
+/// The target of the lines.
+pub(crate) const TARGET: &str = "server::journal";
 
 /// What one call does, as its method learns it. Shared by the method, the answer and the edge.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub(crate) struct Report {
 pub(crate) struct Record {
     pub(crate) request_id: String,
     pub(crate) model: String,
+    /// The commit of the model's files; empty where it is not known.
+    pub(crate) revision: String,
     /// Who it is for, as [`tenant_hash`] writes it.
     pub(crate) tenant: Option<String>,
     /// What a generation was asked for.
@@ -45,8 +52,13 @@ pub(crate) struct Record {
     pub(crate) prompt_tokens: u64,
     pub(crate) cached_tokens: u64,
     pub(crate) generated_tokens: u64,
-    /// From the call's begin to its first step, to its first token and to its last one.
+    /// How often its sequences gave their KV blocks back.
+    pub(crate) preemptions: u64,
+    /// From the call's begin to its tokens, to its first step, to the first preemption of any of its
+    /// sequences, to its first token and to its last one.
+    pub(crate) validated: Option<Duration>,
     pub(crate) queued: Option<Duration>,
+    pub(crate) preempted: Option<Duration>,
     pub(crate) first_token: Option<Duration>,
     last_token: Option<Duration>,
     pub(crate) finish: Option<&'static str>,
@@ -120,6 +132,12 @@ impl Report {
         let _set = self.caller.set(caller);
     }
 
+    /// The work that was expected is taken: its prompt is charged.
+    pub(crate) fn take_work(&self) {
+        let prompt_tokens = self.record().prompt_tokens;
+        self.charge(Tokens::Prompt, prompt_tokens);
+    }
+
     fn charge(&self, kind: Tokens, count: u64) {
         if let Some(account) = self.caller.get().and_then(|caller| caller.account.as_ref()) {
             account.charge(kind, count);
@@ -142,6 +160,11 @@ impl Report {
         record.tenant = (!tenant.is_empty()).then(|| tenant_hash(tenant));
     }
 
+    /// The model's name, once it is known.
+    pub(crate) fn model(&self) -> String {
+        self.record().model.clone()
+    }
+
     /// The id the request goes by.
     pub(crate) fn request_id(&self) -> String {
         self.record().request_id.clone()
@@ -153,15 +176,24 @@ impl Report {
     }
 
     /// Its model is known.
-    pub(crate) fn set_model(&self, model: &str) {
-        model.clone_into(&mut self.record().model);
+    pub(crate) fn set_model(&self, model: &str, facts: &Facts) {
+        let mut record = self.record();
+        model.clone_into(&mut record.model);
+        facts.revision.clone_into(&mut record.revision);
     }
 
-    /// It brought these many sequences or inputs, with as many tokens in their prompts together.
+    /// These many sequences or inputs were worked on, with as many tokens in their prompts together.
     /// The requests of one stream add up.
     pub(crate) fn add_work(&self, n: u32, prompt_tokens: u64) {
+        self.expect_work(n, prompt_tokens);
         self.charge(Tokens::Prompt, prompt_tokens);
+    }
+
+    /// It brought this work, which nobody has taken yet.
+    pub(crate) fn expect_work(&self, n: u32, prompt_tokens: u64) {
+        let now = self.begun.elapsed();
         let mut record = self.record();
+        record.validated.get_or_insert(now);
         *record.n.get_or_insert(0) += n;
         record.prompt_tokens += prompt_tokens;
     }
@@ -186,6 +218,16 @@ impl Report {
         record.cached_tokens = cached_tokens.into();
     }
 
+    /// Its sequences gave their KV blocks back this often.
+    pub(crate) fn preempted(&self, count: u32) {
+        if count > 0 {
+            let now = self.begun.elapsed();
+            let mut record = self.record();
+            record.preempted.get_or_insert(now);
+            record.preemptions += u64::from(count);
+        }
+    }
+
     /// It got tokens.
     pub(crate) fn tokens(&self, count: usize) {
         if count > 0 {
@@ -203,7 +245,7 @@ impl Report {
         self.record().finish = Some(reason);
     }
 
-    /// What was done until now, for the trailers of a call that failed on its way.
+    /// What was done until now, for the trailers of work that failed on its way.
     pub(crate) fn trailers(&self) -> MetadataMap {
         let mut trailers = HeaderMap::new();
         self.add_to(&mut trailers);
@@ -213,11 +255,16 @@ impl Report {
     /// Tells what was done in the trailers of an answer.
     pub(crate) fn add_to(&self, trailers: &mut HeaderMap) {
         let record = self.record();
-        // A served name that no header can hold is left out.
-        if let Ok(model) = HeaderValue::try_from(&record.model)
-            && !model.is_empty()
-        {
-            trailers.insert("x-model-id", model);
+        for (name, text) in [
+            ("x-model-id", &record.model),
+            ("x-model-revision", &record.revision),
+        ] {
+            // A served name that no header can hold is left out.
+            if let Ok(value) = HeaderValue::try_from(text)
+                && !value.is_empty()
+            {
+                trailers.insert(name, value);
+            }
         }
         let millis = |time: Duration| time.as_millis() as u64;
         let generation = record.queued.is_some();
@@ -237,11 +284,13 @@ impl Report {
         }
     }
 
-    /// Writes the line and tells of the span, if this is a call that gets them.
-    pub(crate) fn write(&self, method: Method, ending: Ending) {
+    /// Tells everybody of the end: the names of others, the span, the line; if this is a call that
+    /// gets them.
+    pub(crate) fn end(&self, method: Method, ending: Ending) {
         if method.role() != Role::Work {
             return;
         }
+        dialects::ended(method, ending, &self.record(), self.begun.elapsed());
         if let (Some(trace), Some(spans)) = (&self.trace, &self.spans)
             && trace.sampled
         {
@@ -265,12 +314,14 @@ impl Report {
         let n = record.n.map(u64::from);
         let worked = |count: u64| n.map(|_| count);
         tracing::info!(
+            target: TARGET,
             method = method.label(),
             code = code_name(ending.code),
             reason = ending.reason,
             request_id = record.request_id,
             trace_id = self.trace.as_ref().map(Trace::name),
             model = text(&record.model),
+            revision = text(&record.revision),
             peer = %self.peer,
             key = self.caller.get().and_then(|caller| caller.key.as_deref()),
             tenant = self.tenant().or_else(|| record.tenant.clone()),
@@ -278,6 +329,7 @@ impl Report {
             prompt_tokens = worked(record.prompt_tokens),
             cached_tokens = worked(record.cached_tokens),
             generated_tokens = worked(record.generated_tokens),
+            preemptions = record.queued.map(|_| record.preemptions),
             queue_ms = record.queued.map(millis),
             first_token_ms = record.first_token.map(millis),
             per_token_ms = record.per_token().map(millis),

@@ -3,22 +3,55 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use metrics::counter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::settings::{Setting, Source};
+use crate::clock::EdgeClock;
 use crate::config::LogFormat;
+use crate::metrics::LINES_LOST;
 use crate::registry::{Registry, Served};
+use crate::throttle::Throttle;
 
 /// Lines that wait to be written; more are dropped.
 const LINES_MAX: usize = 16 << 10;
+
+/// Between two looks at lines that were held back or lost.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes what is left when it is dropped.
 #[derive(Debug)]
 #[must_use = "lines are written until this is dropped"]
 pub struct Logs {
+    throttle: Throttle,
+    lost: ErrorCounter,
     _writer: WorkerGuard,
+}
+
+impl Logs {
+    /// Says, again and again, how many lines were held back or lost. Run as a task of its own.
+    pub(crate) fn reporting(&self) -> impl Future<Output = ()> + use<> {
+        let (throttle, lost) = (self.throttle.clone(), self.lost.clone());
+        async move {
+            let mut ticks = tokio::time::interval(REPORT_INTERVAL);
+            loop {
+                ticks.tick().await;
+                throttle.report();
+                counter!(LINES_LOST).absolute(lost.dropped_lines() as u64);
+            }
+        }
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.throttle.report();
+    }
 }
 
 /// Logs to standard error from here on. A second call changes nothing.
@@ -38,16 +71,25 @@ pub fn install(format: LogFormat) -> Logs {
         .thread_name("logs")
         .buffered_lines_limit(LINES_MAX)
         .finish(std::io::stderr());
-    let logs = tracing_subscriber::fmt()
+    let throttle = Throttle::new(EdgeClock::default());
+    let logs = Logs {
+        throttle: throttle.clone(),
+        lost: writer.error_counter(),
+        _writer: guard,
+    };
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer);
     // Failing means that a subscriber was installed before, which then stays.
     let _installed = match format {
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
-        LogFormat::Text => logs
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            .try_init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true);
+            lines.finish().with(throttle).try_init()
+        }
+        LogFormat::Text => {
+            let lines = lines.with_ansi(std::io::stderr().is_terminal());
+            lines.with_target(false).finish().with(throttle).try_init()
+        }
     };
     if let Some(mistake) = mistake {
         tracing::warn!(mistake, "RUST_LOG is not understood; logging at info");
@@ -61,7 +103,7 @@ pub fn install(format: LogFormat) -> Logs {
         // The message may hold what a user sent; its place is enough to find it.
         tracing::error!(place, %backtrace, "panic");
     }));
-    Logs { _writer: guard }
+    logs
 }
 
 /// What to log, and what is wrong with how it was asked for.

@@ -160,6 +160,11 @@ impl Method {
         Self(found.unwrap_or(METHODS.len() - 1))
     }
 
+    /// All methods, and the one that stands for everything else.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..METHODS.len()).map(Self)
+    }
+
     /// Whether there is such a method.
     pub(crate) fn is_known(self) -> bool {
         self.0 + 1 < METHODS.len()

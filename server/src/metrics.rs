@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::{
 };
 
 use crate::args::observability::MetricsCompat;
+use crate::dialects;
 
 /// Calls by method and code.
 pub(crate) const REQUESTS: &str = "paternoster_requests_total";
@@ -42,6 +43,10 @@ pub(crate) const TENANT_TOKENS: &str = "paternoster_tenant_tokens_total";
 pub(crate) const TENANT_REFUSALS: &str = "paternoster_tenant_refusals_total";
 /// Spans by what became of them.
 pub(crate) const SPANS: &str = "paternoster_spans_total";
+/// Lines of the log that were held back.
+pub(crate) const LINES_HELD_BACK: &str = "paternoster_log_lines_held_back_total";
+/// Lines of the log that were lost.
+pub(crate) const LINES_LOST: &str = "paternoster_log_lines_lost_total";
 /// Panics caught.
 pub(crate) const PANICS: &str = "paternoster_panics_total";
 /// Always 1.
@@ -129,6 +134,19 @@ pub const METRICS: &[Metric] = &[
         help: "Panics caught; each cost its own call only.",
     },
     Metric {
+        name: LINES_HELD_BACK,
+        kind: Kind::Counter,
+        labels: &["lines"],
+        help: "Lines of the log that were too many of one kind in a second, by what they are: calls (that \
+               ended well), failures (calls that did not), other.",
+    },
+    Metric {
+        name: LINES_LOST,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Lines of the log that were lost because whatever reads it is too slow.",
+    },
+    Metric {
         name: SPANS,
         kind: Kind::Counter,
         labels: &["result"],
@@ -183,14 +201,15 @@ const TOKENIZE_BUCKETS: &[f64] = &[
 /// Between two rounds that move samples into their histograms.
 pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Installs the recorder of this process; later calls give the same one. `None` if another recorder
-/// was installed before. Engines make their handles at their start, so call it before.
-pub fn install(compat: MetricsCompat) -> Option<PrometheusHandle> {
+/// Installs the recorder of this process, with the names of these others; later calls give the same
+/// one. `None` if another recorder was installed before. Engines make their handles at their start, so call it before.
+pub fn install(chosen: &[MetricsCompat]) -> Option<PrometheusHandle> {
     static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     RECORDER
         .get_or_init(|| {
             let mut builder = PrometheusBuilder::new();
-            let own = METRICS.iter().filter_map(|metric| match metric.kind {
+            let own = METRICS.iter().chain(dialects::METRICS);
+            let own = own.filter_map(|metric| match metric.kind {
                 Kind::Histogram(buckets) => Some((metric.name, buckets)),
                 Kind::Counter | Kind::Gauge => None,
             });
@@ -200,10 +219,8 @@ pub fn install(compat: MetricsCompat) -> Option<PrometheusHandle> {
             }
             let recorder = builder.build_recorder();
             let handle = recorder.handle();
-            match compat {
-                MetricsCompat::Vllm => metrics::set_global_recorder(recorder).ok()?,
-                MetricsCompat::None => metrics::set_global_recorder(OwnNames(recorder)).ok()?,
-            }
+            let dialects = chosen.to_owned();
+            metrics::set_global_recorder(Chosen { recorder, dialects }).ok()?;
             engine::metrics::describe();
             describe();
             Some(handle)
@@ -212,15 +229,13 @@ pub fn install(compat: MetricsCompat) -> Option<PrometheusHandle> {
 }
 
 fn describe() {
-    for metric in METRICS {
+    for metric in METRICS.iter().chain(dialects::METRICS) {
         match metric.kind {
             Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
             Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
             Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.help),
         }
     }
-    counter!(PANICS).absolute(0);
-    gauge!(CONNECTIONS).set(0.0);
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
@@ -240,6 +255,15 @@ pub(crate) fn asked(model: &str, n: u32, tokens_max: u32) {
         let model = model.to_owned();
         histogram!(name, "model_name" => model, "engine" => "0").record(f64::from(value));
     }
+    dialects::asked(model, tokens_max);
+}
+
+/// Begins the series of a decoder's generations.
+pub(crate) fn begin_generations(model: &str) {
+    for name in [VLLM_PARAMS_N, VLLM_PARAMS_MAX_TOKENS] {
+        let _begun = histogram!(name, "model_name" => model.to_owned(), "engine" => "0");
+    }
+    cached(model, 0);
 }
 
 /// A sequence was started and found these tokens of its prompt in the prefix cache.
@@ -259,51 +283,63 @@ pub(crate) fn model(name: &str, facts: &crate::registry::Facts) {
     .set(1.0);
 }
 
-/// Records nothing under the names of others: their handles do nothing at all.
-struct OwnNames(PrometheusRecorder);
-
-fn is_foreign(name: &str) -> bool {
-    name.starts_with("vllm:")
+/// Records our own names and those of the chosen dialects: the handles of others do nothing at all.
+struct Chosen {
+    recorder: PrometheusRecorder,
+    dialects: Vec<MetricsCompat>,
 }
 
-impl Recorder for OwnNames {
+impl Chosen {
+    fn takes(&self, name: &str) -> bool {
+        let dialect = [
+            ("vllm:", MetricsCompat::Vllm),
+            ("tgi_", MetricsCompat::Tgi),
+            ("te_", MetricsCompat::Tei),
+        ]
+        .into_iter()
+        .find(|(prefix, _)| name.starts_with(prefix));
+        dialect.is_none_or(|(_, dialect)| self.dialects.contains(&dialect))
+    }
+}
+
+impl Recorder for Chosen {
     fn describe_counter(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
-        if !is_foreign(key.as_str()) {
-            self.0.describe_counter(key, unit, help);
+        if self.takes(key.as_str()) {
+            self.recorder.describe_counter(key, unit, help);
         }
     }
 
     fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
-        if !is_foreign(key.as_str()) {
-            self.0.describe_gauge(key, unit, help);
+        if self.takes(key.as_str()) {
+            self.recorder.describe_gauge(key, unit, help);
         }
     }
 
     fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
-        if !is_foreign(key.as_str()) {
-            self.0.describe_histogram(key, unit, help);
+        if self.takes(key.as_str()) {
+            self.recorder.describe_histogram(key, unit, help);
         }
     }
 
     fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-        if is_foreign(key.name()) {
+        if !self.takes(key.name()) {
             return Counter::noop();
         }
-        self.0.register_counter(key, metadata)
+        self.recorder.register_counter(key, metadata)
     }
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
-        if is_foreign(key.name()) {
+        if !self.takes(key.name()) {
             return Gauge::noop();
         }
-        self.0.register_gauge(key, metadata)
+        self.recorder.register_gauge(key, metadata)
     }
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
-        if is_foreign(key.name()) {
+        if !self.takes(key.name()) {
             return Histogram::noop();
         }
-        self.0.register_histogram(key, metadata)
+        self.recorder.register_histogram(key, metadata)
     }
 }
 
@@ -312,21 +348,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_names_can_be_left_out() {
-        let recorder = OwnNames(PrometheusBuilder::new().build_recorder());
-        let handle = recorder.0.handle();
-        metrics::with_local_recorder(&recorder, || {
-            engine::metrics::describe();
-            for name in ["vllm:a", "paternoster_a"] {
-                counter!(format!("{name}_total")).increment(1);
-                gauge!(format!("{name}_now")).set(1.0);
-                histogram!(format!("{name}_seconds")).record(1.0);
+    fn only_the_names_that_were_asked_for_are_recorded() {
+        let all = [MetricsCompat::Vllm, MetricsCompat::Tgi, MetricsCompat::Tei];
+        let asked = [&[][..], &all[..1], &all[1..2], &all[2..], &all[..]];
+        for dialects in asked.map(<[MetricsCompat]>::to_vec) {
+            let recorder = Chosen {
+                recorder: PrometheusBuilder::new().build_recorder(),
+                dialects: dialects.clone(),
+            };
+            let handle = recorder.recorder.handle();
+            metrics::with_local_recorder(&recorder, || {
+                engine::metrics::describe();
+                describe();
+                for name in ["vllm:a", "tgi_a", "te_a", "paternoster_a", "tell"] {
+                    counter!(format!("{name}_total")).increment(1);
+                    gauge!(format!("{name}_now")).set(1.0);
+                    histogram!(format!("{name}_seconds")).record(1.0);
+                }
+            });
+            let page = handle.render();
+            let names = ["vllm:a", "tgi_a", "te_a"].into_iter().zip(all);
+            let foreign = names.map(|(name, dialect)| (name, dialects.contains(&dialect)));
+            for (name, expected) in foreign.chain([("paternoster_a", true), ("tell", true)]) {
+                for kind in ["total", "now", "seconds"] {
+                    let there = page.contains(&format!("\n{name}_{kind}"));
+                    assert_eq!(there, expected, "{name}_{kind} of {dialects:?}\n{page}");
+                }
             }
-        });
-        let page = handle.render();
-        assert!(!page.contains("vllm:"), "{page}");
-        for kind in ["total", "now", "seconds"] {
-            assert!(page.contains(&format!("paternoster_a_{kind}")), "{page}");
         }
     }
 }

@@ -19,7 +19,7 @@ use tonic::Code;
 use crate::config::Traces;
 use crate::metrics::SPANS;
 use crate::status::code_name;
-use crate::trace::{Finished, SpanSink};
+use crate::trace::{DROPPED, Finished, SpanSink};
 
 /// Spans of one message to the collector.
 const BATCH_MAX: usize = 512;
@@ -29,6 +29,10 @@ const GATHER: Duration = Duration::from_millis(200);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time the last spans have when the process ends.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The words for what became of a span; [`DROPPED`] is the third.
+const SENT: &str = "sent";
+const FAILED: &str = "failed";
 
 /// Sends spans until it is told to finish.
 #[derive(Debug)]
@@ -62,6 +66,9 @@ pub fn start(traces: &Traces) -> Result<(SpanSink, Exporting), ExporterBuildErro
         .with_service_name(traces.service_name.clone())
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
     exporter.set_resource(&service.build());
+    for result in [SENT, FAILED, DROPPED] {
+        counter!(SPANS, "result" => result).absolute(0);
+    }
     let (sink, calls) = SpanSink::new();
     let closing = CancellationToken::new();
     let task = tokio::spawn(export(calls, exporter, closing.clone()));
@@ -96,12 +103,12 @@ async fn export(
         let count = spans.len() as u64;
         let sent = tokio::time::timeout(EXPORT_TIMEOUT, exporter.export(spans)).await;
         let result = match sent {
-            Ok(Ok(())) => "sent",
+            Ok(Ok(())) => SENT,
             Ok(Err(error)) => {
                 tracing::warn!(%error, count, "spans are lost");
-                "failed"
+                FAILED
             }
-            Err(_) => "failed",
+            Err(_) => FAILED,
         };
         counter!(SPANS, "result" => result).increment(count);
     }
@@ -228,6 +235,7 @@ fn events(call: &Finished, start: SystemTime) -> SpanEvents {
         ("queued", record.n.map(|_| Duration::ZERO)),
         ("scheduled", record.queued),
         ("first_token", record.first_token),
+        ("preempted", record.preempted),
         ("finished", record.finish.map(|_| call.total)),
     ];
     let mut events = SpanEvents::default();

@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tonic::body::Body;
 
 use crate::app::App;
+use crate::dialects;
 use crate::security::Exposure;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -39,6 +40,7 @@ pub(crate) fn answer<B>(app: &App, request: &Request<B>) -> Response<Body> {
             return refused;
         }
         "/metrics" => {
+            dialects::look(app);
             let rendered = app.metrics.as_ref().map(PrometheusHandle::render);
             return respond(StatusCode::OK, PROMETHEUS, rendered.unwrap_or_default());
         }

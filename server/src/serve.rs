@@ -12,7 +12,7 @@ use crate::clock::Deadline;
 use crate::edge::Edge;
 use crate::metrics::UPKEEP_INTERVAL;
 use crate::transport::{Entrance, Listeners, Socket, Stages};
-use crate::{grpc, health};
+use crate::{grpc, health, series};
 
 /// What calls have, after they were aborted, to tell their clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -51,9 +51,7 @@ pub async fn serve(
             }
         });
     }
-    for model in app.registry.models() {
-        crate::metrics::model(model.name(), model.facts());
-    }
+    series::begin(&app.registry);
     let stages = Stages::default();
     let edge = Edge::new(Arc::clone(&app), routes);
     let mut entrances = open(listeners.into(), &edge, &app, &stages);

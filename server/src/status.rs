@@ -28,7 +28,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_millis(1);
 
 /// Every reason, as the contract lists them: the closed set of the label `reason`.
-const REASONS: [&str; 42] = [
+pub(crate) const REASONS: [&str; 42] = [
     "EMPTY_INPUT",
     "INPUT_TOO_LARGE",
     "CONTEXT_LENGTH_EXCEEDED",

@@ -12,6 +12,8 @@ use crate::journal::Record;
 use crate::metrics::SPANS;
 use crate::status::Ending;
 
+/// The word for a span that was dropped because too many waited.
+pub(crate) const DROPPED: &str = "dropped";
 /// Spans that wait to be sent; more are dropped.
 const WAITING_MAX: usize = 2048;
 /// Bytes of a `tracestate` that is passed on.
@@ -121,7 +123,7 @@ impl SpanSink {
     /// Hands one over, or drops it where too many wait.
     pub(crate) fn take(&self, call: Finished) {
         if self.0.try_send(call).is_err() {
-            counter!(SPANS, "result" => "dropped").increment(1);
+            counter!(SPANS, "result" => DROPPED).increment(1);
         }
     }
 }

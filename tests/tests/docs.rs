@@ -50,32 +50,63 @@ fn table(metrics: &[Metric]) -> String {
     text
 }
 
+/// Series of TGI that mean nothing here, or something else.
+const NOT_OF_TGI: [&str; 8] = [
+    "`tgi_batch_inference_count`",
+    "`tgi_batch_inference_success`",
+    "`tgi_batch_inference_failure`",
+    "`tgi_batch_*_duration`",
+    "`tgi_batch_concat`",
+    "`tgi_batch_concat_duration`",
+    "`tgi_batch_next_size`",
+    "`tgi_batch_total_tokens`",
+];
+
 #[test]
 fn the_metrics_page_is_the_metrics() {
     let page = root().join("docs/metrics.md");
-    let part = |metrics: &[Metric]| -> (Vec<Metric>, Vec<Metric>) {
-        let own = |metric: &Metric| !metric.name.starts_with("vllm:");
-        metrics.iter().copied().partition(own)
+    let all: Vec<Metric> = [
+        engine::metrics::METRICS,
+        server::metrics::METRICS,
+        server::dialects::METRICS,
+    ]
+    .concat();
+    let of = |prefix: &str, metrics: &[Metric]| -> Vec<Metric> {
+        let named = |metric: &&Metric| metric.name.starts_with(prefix);
+        metrics.iter().filter(named).copied().collect()
     };
-    let (engines, mut vllm) = part(engine::metrics::METRICS);
-    let (edge, more) = part(server::metrics::METRICS);
-    vllm.extend(more);
+    let own = |metrics: &[Metric]| table(&of("paternoster_", metrics));
+    let foreign = |prefix: &str| table(&of(prefix, &all));
+    let known = ["paternoster_", "vllm:", "tgi_", "te_"].map(|prefix| of(prefix, &all).len());
+    assert_eq!(known.iter().sum::<usize>(), all.len(), "a name of nobody");
     let expected = format!(
         "# Metrics\n\n\
          Scraped from `/metrics` on the serving port. Generated from the tables in\n\
-         `engine/src/metrics.rs` and `server/src/metrics.rs`; a test holds this page to them. Labels come\n\
-         from closed sets. `model` is the served name; times are in seconds.\n\n\
+         `engine/src/metrics.rs`, `server/src/metrics.rs` and `server/src/dialects`; a test holds this page\n\
+         to them. Labels come from closed sets. `model` is the served name; times are in seconds.\n\n\
+         A series whose labels are known when the server starts is there from then on, at 0. Codes and\n\
+         reasons that only mistakes of clients bring about begin with the first of them.\n\n\
          ## Engines\n\n{}\n\
          ## Edge\n\n{}\n\
          ## Names that vLLM's users know\n\n\
          The same counts under vLLM's names, for routers and dashboards that read those;\n\
          `--metrics-compat none` leaves them out.\n\n{}\n\
          Not provided: {}, and what belongs to features that are not built (adapters, speculative\n\
-         decoding, external and multi-modal caches, sleep).\n",
-        table(&engines),
-        table(&edge),
-        table(&vllm),
+         decoding, external and multi-modal caches, sleep).\n\n\
+         ## Names that TGI's users know\n\n\
+         With `--metrics-compat tgi` (beside vLLM's: `vllm,tgi`). TGI has no label `model`; what sums over\n\
+         its series sums over ours. A call is counted when it ends, its lengths have fewer buckets.\n\n{}\n\
+         Not provided: {}: a step here is no batch of one kind, and requests join it without a pause.\n\n\
+         ## Names that TEI's users know\n\n\
+         With `--metrics-compat tei`. TEI has no label `model`; it counts the requests of its streams not\n\
+         at all, and some of its single ones twice.\n\n{}",
+        own(engine::metrics::METRICS),
+        own(server::metrics::METRICS),
+        foreign("vllm:"),
         NOT_PROVIDED.join(", "),
+        foreign("tgi_"),
+        NOT_OF_TGI.join(", "),
+        foreign("te_"),
     );
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&page, &expected).expect("docs/metrics.md can be written");

@@ -34,11 +34,12 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
     if only_check {
         return check(&config);
     }
-    let _logs = logs::install(config.log_format);
+    let logs = logs::install(config.log_format);
+    tokio::spawn(logs.reporting());
     settings.log();
     let lifecycle = Lifecycle::default();
     tokio::spawn(lifecycle.clone().follow(signals()));
-    let recorder = metrics::install(config.metrics_compat);
+    let recorder = metrics::install(&config.metrics_compat);
     let security = secure(&config)?;
     let listeners = listen(&config).await?;
     let address = listeners.main.local_addr().map_err(Failure::system)?;

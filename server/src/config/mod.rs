@@ -53,7 +53,7 @@ pub struct Config {
     /// How long models may take.
     pub timeouts: Timeouts,
     /// Under which foreign names `/metrics` repeats its series.
-    pub metrics_compat: MetricsCompat,
+    pub metrics_compat: Vec<MetricsCompat>,
     /// How logs are written.
     pub log_format: LogFormat,
     /// Where spans are sent.
@@ -199,7 +199,10 @@ impl Config {
                 start: args.limits.start_timeout,
             },
             traces: traces(&args.observability)?,
-            metrics_compat: args.observability.metrics_compat,
+            metrics_compat: args.observability.dialects().ok_or_else(|| ConfigError {
+                flag: "metrics-compat",
+                message: "none stands alone".to_owned(),
+            })?,
             log_format,
         })
     }

@@ -28,7 +28,7 @@ pub(crate) async fn embed(
     let report = &context.report;
     validate::request_id(&request.request_id, report)?;
     let (encoder, own) = app.registry.embedder(&request.model)?;
-    report.set_model(&encoder.name);
+    report.set_model(&encoder.name, &encoder.facts);
     let deadline = context.deadline;
     let deadline = deadline.or_after(validate::deadline(request.deadline_ms)?);
     encoding::check_texts("inputs", &request.inputs, &app.limits)?;

@@ -10,6 +10,7 @@ use engine::request::Token;
 
 use super::validate;
 use crate::clock::{Deadline, Stopwatch};
+use crate::dialects;
 use crate::limits::{Limits, TooLong};
 use crate::metrics;
 use crate::registry::Encoder;
@@ -86,10 +87,12 @@ impl Encoding<'_> {
         input: Input,
         field: impl Fn() -> Cow<'static, str>,
     ) -> Result<Done, Fault> {
+        let model = &self.encoder.name;
+        dialects::begun(model, self.output);
         let watch = Stopwatch::start();
         let tokens = self.tokenize(input).await;
         let tokenized = watch.elapsed();
-        metrics::tokenized(&self.encoder.name, tokenized);
+        metrics::tokenized(model, tokenized);
         let Pair { ids, segments } = tokens.map_err(|fault| fault.at(field()))?;
         self.check(&ids, &field)?;
         let tokens = ids.len() as u32;
@@ -105,6 +108,7 @@ impl Encoding<'_> {
             queued: timing.queued,
             computed: timing.computed,
         };
+        dialects::encoded(model, self.output, tokens, times);
         Ok(Done {
             encoded,
             tokens,

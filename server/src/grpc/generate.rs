@@ -32,7 +32,7 @@ pub(crate) async fn begin(
     let report = &context.report;
     let request_id = validate::request_id(&request.request_id, report)?;
     let decoder = app.registry.decoder(&request.model)?;
-    report.set_model(&decoder.name);
+    report.set_model(&decoder.name, &decoder.facts);
     report.set_asked(Asked::of(&request), &request.tenant);
     let (vocab_size, end_tokens) = (decoder.facts.vocab_size, &decoder.end_tokens);
     let checked = validate::generate(&mut request, vocab_size, end_tokens, &app.limits)?;
@@ -46,7 +46,7 @@ pub(crate) async fn begin(
         metrics::tokenized(&decoder.name, watch.elapsed());
     }
     let prompt = prompt.ok_or_else(Fault::deadline)??;
-    report.add_work(checked.n, prompt.len() as u64);
+    report.expect_work(checked.n, prompt.len() as u64);
     validate::prompt_tokens(prompt.len(), app.limits.prompt_tokens_max)?;
     let tenant = context.caller.tenant(&request.tenant)?;
     let output_max = validate::output_max(&checked, prompt.len(), context_max(decoder))?;
@@ -86,6 +86,7 @@ pub(crate) async fn begin(
     let sequences = (0..checked.n).map(|index| work.sequence(&checked, index));
     let submitted = deadline.limit(decoder.handle.generate_all(sequences)).await;
     let streams = submitted.ok_or_else(Fault::deadline)??;
+    report.take_work();
     let text = || TextStream::new(detokenizer.clone(), stops.clone());
     let sequences = streams.into_iter().map(|tokens| (tokens, text()));
     Ok(Generation::new(opening, sequences.collect()))

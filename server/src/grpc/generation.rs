@@ -179,6 +179,7 @@ impl Generation {
             self.sequences[index as usize].cached_tokens = cached_tokens;
             metrics::cached(&self.model, cached_tokens);
         }
+        self.report.preempted(progress.preemptions);
         self.report.tokens(progress.tokens.len());
         let sequence = &mut self.sequences[index as usize];
         if let Some(stop) = sequence.push(progress.tokens, &mut self.ready) {

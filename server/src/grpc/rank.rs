@@ -25,7 +25,7 @@ pub(crate) async fn rerank(
 ) -> Result<v1::RerankResponse, Fault> {
     validate::request_id(&request.request_id, &context.report)?;
     let encoder = app.registry.able(&request.model, Ability::Rerank)?;
-    context.report.set_model(&encoder.name);
+    context.report.set_model(&encoder.name, &encoder.facts);
     if request.query.is_empty() {
         return Err(empty_input("query"));
     }
@@ -68,7 +68,7 @@ pub(crate) async fn classify(
 ) -> Result<v1::ClassifyResponse, Fault> {
     validate::request_id(&request.request_id, &context.report)?;
     let encoder = app.registry.able(&request.model, Ability::Classify)?;
-    context.report.set_model(&encoder.name);
+    context.report.set_model(&encoder.name, &encoder.facts);
     encoding::check_texts("inputs", &request.inputs, &app.limits)?;
     let asked = validate::deadline(request.deadline_ms)?;
     let fit = Fit::of(request.truncate, app.limits.too_long, Cut::End);

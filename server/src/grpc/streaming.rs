@@ -9,6 +9,7 @@ use tonic::{Code, Status, Streaming};
 use crate::app::App;
 use crate::call::Held;
 use crate::clock::Deadline;
+use crate::dialects;
 use crate::edge::{Context, Timeout};
 use crate::metrics;
 use crate::status::{Ending, Fault, code_name};
@@ -45,13 +46,36 @@ pub(crate) struct Arrived<T> {
     pub(crate) place: Held,
 }
 
+/// Why there is no answer to a request of a stream.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// There is no request: the stream broke off, or nothing came in time.
+    Absent(Status),
+    /// It was refused, or failed.
+    Failed(Status),
+}
+
+impl From<Unanswered> for Status {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Absent(status) | Unanswered::Failed(status) => status,
+        }
+    }
+}
+
+impl From<Fault> for Unanswered {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault.into())
+    }
+}
+
 /// The requests of a stream. The next one is read when this one has its place, so that a stream holds
 /// one message more than it has places.
 pub(crate) fn arriving<T: Send + 'static>(
     app: Arc<App>,
     context: Context,
     requests: Streaming<T>,
-) -> impl Stream<Item = Result<Arrived<T>, Status>> + Send {
+) -> impl Stream<Item = Result<Arrived<T>, Unanswered>> + Send {
     stream::unfold(requests, move |mut requests| {
         let (app, context) = (Arc::clone(&app), context.clone());
         async move {
@@ -65,17 +89,17 @@ async fn next<T>(
     app: &App,
     mut context: Context,
     requests: &mut Streaming<T>,
-) -> Option<Result<Arrived<T>, Status>> {
+) -> Option<Result<Arrived<T>, Unanswered>> {
     let by = Deadline::after(app.limits.stream_idle_timeout);
     let read = tokio::select! {
         biased;
-        () = app.lifecycle.draining.cancelled() => Err(Fault::draining().into()),
-        read = requests.next() => read?.map_err(canonical),
-        () = by.sleep() => Err(Fault::message_overdue().into()),
+        () = app.lifecycle.draining.cancelled() => Err(Unanswered::Absent(Fault::draining().into())),
+        read = requests.next() => read?.map_err(unread),
+        () = by.sleep() => Err(Unanswered::Absent(Fault::message_overdue().into())),
     };
     let message = match read {
         Ok(message) => message,
-        Err(status) => return Some(Err(status)),
+        Err(unanswered) => return Some(Err(unanswered)),
     };
     if context.timeout == Timeout::Longest {
         context.deadline = Deadline::after(app.limits.request_timeout_max);
@@ -105,6 +129,7 @@ where
     F: Future<Output = Result<A, Fault>> + Send + 'static,
 {
     let deadline = (context.timeout == Timeout::Asked).then_some(context.deadline);
+    let report = Arc::clone(&context.report);
     let answers = arriving(app, context, requests)
         .map(move |arrived| {
             let arrived = arrived.map(|arrived| {
@@ -115,14 +140,22 @@ where
                 let (answer, place) = arrived?;
                 let answer = answer.await?;
                 let place = (flow.place == Until::Taken).then_some(place);
-                Ok::<_, Status>((answer, place))
+                Ok::<_, Unanswered>((answer, place))
             }
         })
         .buffered(flow.at_once)
         .map(move |answered| {
-            let ending = answered.as_ref().map_or_else(Ending::of, |_| Ending::OK);
-            metrics::stream_message(flow.method, code_name(ending.code));
-            answered.map(|(answer, _place)| answer)
+            let ending = match &answered {
+                Ok(_) => Some(Ending::OK),
+                Err(Unanswered::Failed(status)) => Some(Ending::of(status)),
+                Err(Unanswered::Absent(_)) => None,
+            };
+            if let Some(ending) = ending {
+                metrics::stream_message(flow.method, code_name(ending.code));
+                dialects::answered(flow.method, &report.model(), ending);
+            }
+            let (answer, _place) = answered?;
+            Ok::<_, Status>(answer)
         });
     Box::pin(until_error(Box::pin(answers), deadline))
 }
@@ -147,9 +180,9 @@ fn until_error<T: Send + 'static>(
 }
 
 /// The library's code for a message above the limit, rewritten as the edge does for single ones.
-fn canonical(status: Status) -> Status {
+fn unread(status: Status) -> Unanswered {
     match status.code() {
         Code::OutOfRange => Fault::message_too_large(status.message()).into(),
-        _ => status,
+        _ => Unanswered::Absent(status),
     }
 }

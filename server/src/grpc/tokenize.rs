@@ -20,7 +20,7 @@ pub(crate) async fn tokenize(
     request: v1::TokenizeRequest,
 ) -> Result<v1::TokenizeResponse, Fault> {
     let model = app.registry.any(&request.model)?;
-    context.report.set_model(model.name());
+    context.report.set_model(model.name(), model.facts());
     let special_tokens = match request.add_special_tokens {
         Some(false) => SpecialTokens::Omit,
         Some(true) | None => SpecialTokens::Add,
@@ -56,12 +56,13 @@ pub(crate) async fn detokenize(
     request: v1::DetokenizeRequest,
 ) -> Result<v1::DetokenizeResponse, Fault> {
     let model: &Served = app.registry.any(&request.model)?;
-    context.report.set_model(model.name());
+    context.report.set_model(model.name(), model.facts());
     if request.token_ids.len() > DETOKENIZE_TOKENS_MAX {
         let message = format!("at most {DETOKENIZE_TOKENS_MAX} tokens");
         return Err(Fault::invalid("token_ids", "INPUT_TOO_LARGE", message));
     }
     validate::token_ids("token_ids", &request.token_ids, model.facts().vocab_size)?;
+    let tokens = request.token_ids.len() as u64;
     let pool = &model.text().pool;
     let text = async {
         if request.keep_special_tokens {
@@ -71,8 +72,10 @@ pub(crate) async fn detokenize(
         }
     };
     let text = context.deadline.limit(text).await;
+    let text = text.ok_or_else(Fault::deadline)??;
+    context.report.add_work(1, tokens);
     Ok(v1::DetokenizeResponse {
-        text: text.ok_or_else(Fault::deadline)??,
+        text,
         model: model.name().to_owned(),
     })
 }

@@ -61,6 +61,10 @@ pub struct Live<S: Source> {
 /// What tells one state of a file from another; `None` while there is no such file.
 type Prints = Vec<Option<[i64; 6]>>;
 
+/// The words for what came of reading again.
+const OK: &str = "ok";
+const FAILED: &str = "failed";
+
 /// Why files are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
@@ -77,6 +81,9 @@ impl<S: Source> Live<S> {
         let read = prints(&source);
         let value = source.load()?;
         source.applied(&value);
+        for outcome in [OK, FAILED] {
+            counter!(RELOADS, "what" => S::WHAT, "outcome" => outcome).absolute(0);
+        }
         Ok(Self {
             source,
             current: RwLock::new(Arc::new(value)),
@@ -133,11 +140,11 @@ impl<S: Source> Live<S> {
                 let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
                 *current = Arc::new(value);
                 tracing::info!(what = S::WHAT, "read again");
-                "ok"
+                OK
             }
             Err(error) => {
                 tracing::warn!(what = S::WHAT, %error, "cannot be read; what was read before stays");
-                "failed"
+                FAILED
             }
         };
         counter!(RELOADS, "what" => S::WHAT, "outcome" => outcome).increment(1);

@@ -34,6 +34,21 @@ pub(crate) enum Tokens {
     Generated,
 }
 
+impl Tokens {
+    /// The word for it in metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Generated => "generated",
+        }
+    }
+}
+
+/// The words for the quotas in metrics and errors.
+const CONCURRENT: &str = "concurrent";
+const TOKENS_PER_MINUTE: &str = "tokens_per_minute";
+const REQUESTS_PER_MINUTE: &str = "requests_per_minute";
+
 /// What a tenant used up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exceeded {
@@ -68,6 +83,22 @@ struct Usage {
 pub(crate) struct Slot(Arc<Tenant>);
 
 impl Tenant {
+    /// A tenant that has used nothing; its series begin at 0.
+    fn new(name: &str, label: &str) -> Self {
+        let label = SharedString::from(label.to_owned());
+        for kind in [Tokens::Prompt, Tokens::Generated].map(Tokens::label) {
+            counter!(TENANT_TOKENS, "tenant" => label.clone(), "kind" => kind).absolute(0);
+        }
+        for quota in [CONCURRENT, TOKENS_PER_MINUTE, REQUESTS_PER_MINUTE] {
+            counter!(TENANT_REFUSALS, "tenant" => label.clone(), "quota" => quota).absolute(0);
+        }
+        Self {
+            name: name.to_owned(),
+            label,
+            usage: Mutex::default(),
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -81,12 +112,12 @@ impl Tenant {
         if let Some(most) = quota.concurrent
             && usage.running >= most.get()
         {
-            return Err(self.exceeded("concurrent", most.into(), None));
+            return Err(self.exceeded(CONCURRENT, most.into(), None));
         }
         for (word, limit, bucket) in [
-            ("tokens_per_minute", quota.tokens_per_minute, usage.tokens),
+            (TOKENS_PER_MINUTE, quota.tokens_per_minute, usage.tokens),
             (
-                "requests_per_minute",
+                REQUESTS_PER_MINUTE,
                 quota.requests_per_minute,
                 usage.requests,
             ),
@@ -109,12 +140,8 @@ impl Tenant {
 
     /// Takes tokens off what it has.
     pub(crate) fn charge(&self, kind: Tokens, count: u64, now: Duration) {
-        let kind = match kind {
-            Tokens::Prompt => "prompt",
-            Tokens::Generated => "generated",
-        };
         let tenant = self.label.clone();
-        counter!(TENANT_TOKENS, "tenant" => tenant, "kind" => kind).increment(count);
+        counter!(TENANT_TOKENS, "tenant" => tenant, "kind" => kind.label()).increment(count);
         if let Some(tokens) = &mut self.usage().tokens {
             tokens.charge(count, now);
         }
@@ -187,11 +214,7 @@ impl Tenants {
                 }
                 let labelled = labels.contains(name);
                 let label = if labelled { name.as_str() } else { "other" };
-                Arc::new(Tenant {
-                    name: name.clone(),
-                    label: label.to_owned().into(),
-                    usage: Mutex::default(),
-                })
+                Arc::new(Tenant::new(name, label))
             });
             tenant.set_quota(*quota, now);
         }

@@ -163,7 +163,7 @@ async fn encode(
     output: Output,
     text: Text,
 ) -> Result<(Done, Cost), Fault> {
-    context.report.set_model(&encoder.name);
+    context.report.set_model(&encoder.name, &encoder.facts);
     asker.check("inputs", &text.inputs)?;
     let prefix = encoding::prefix(encoder, text.prompt_name.as_deref())?;
     let chars = text.inputs.chars().count();

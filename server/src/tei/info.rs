@@ -26,7 +26,7 @@ impl tei::info_server::Info for Tei {
             let message = "model is not an embedding, classifier or re-ranker model";
             Fault::new(Code::FailedPrecondition, "WRONG_TASK", message)
         })?;
-        context.report.set_model(&model.name);
+        context.report.set_model(&model.name, &model.facts);
         Ok(Response::new(self.describe(model)))
     }
 }

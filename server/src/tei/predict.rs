@@ -87,7 +87,7 @@ async fn predict(
 ) -> Result<Answer<tei::PredictResponse>, Fault> {
     let begun = Stopwatch::start();
     let encoder = asker.encoder(Ability::Classify)?;
-    context.report.set_model(&encoder.name);
+    context.report.set_model(&encoder.name, &encoder.facts);
     let chars = inputs.iter().map(|text| text.chars().count()).sum();
     let encoding = Encoding {
         encoder,

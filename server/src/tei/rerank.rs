@@ -50,7 +50,7 @@ async fn whole(
 ) -> Result<Answer<tei::RerankResponse>, Fault> {
     let begun = Stopwatch::start();
     let encoder = asker.encoder(Ability::Rerank)?;
-    context.report.set_model(&encoder.name);
+    context.report.set_model(&encoder.name, &encoder.facts);
     let fit = asker.fit(request.truncate, request.truncation_direction)?;
     let limits = &asker.app.limits;
     let texts = request.texts.len();
@@ -106,7 +106,7 @@ async fn gathered(
 ) -> Result<Answer<tei::RerankResponse>, Status> {
     let begun = Stopwatch::start();
     let encoder = asker.encoder(Ability::Rerank)?;
-    context.report.set_model(&encoder.name);
+    context.report.set_model(&encoder.name, &encoder.facts);
     let mut gathered = Gathered::default();
     let arriving = streaming::arriving(asker.app.clone(), context.clone(), requests);
     let done = arriving

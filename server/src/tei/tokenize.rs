@@ -54,7 +54,7 @@ async fn encode(
     request: tei::EncodeRequest,
 ) -> Result<Answer<tei::EncodeResponse>, Fault> {
     let model = asker.tokenizer()?;
-    context.report.set_model(model.name());
+    context.report.set_model(model.name(), model.facts());
     asker.check("inputs", &request.inputs)?;
     let prefix = prefix(model, request.prompt_name.as_deref())?;
     let text = encoding::prefixed(prefix, request.inputs);
@@ -97,7 +97,7 @@ async fn decode(
     request: tei::DecodeRequest,
 ) -> Result<Answer<tei::DecodeResponse>, Fault> {
     let model = asker.tokenizer()?;
-    context.report.set_model(model.name());
+    context.report.set_model(model.name(), model.facts());
     let tokens = request.ids.len();
     if tokens == 0 {
         return Err(empty_input("ids"));

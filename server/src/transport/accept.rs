@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::counter;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
@@ -15,7 +14,6 @@ use super::{Peer, Stages, UnixSocket};
 use crate::clock::Deadline;
 use crate::edge::Edge;
 use crate::limits::Limits;
-use crate::metrics::CONNECTIONS_CLOSED;
 use crate::security::{Live, TlsFiles};
 
 /// How long to wait before the next try when no connection can be accepted (no file descriptors).
@@ -79,8 +77,8 @@ impl Entrance {
                     };
                     let seat = match census.enter(peer) {
                         Ok(seat) => seat,
-                        Err(full) => {
-                            closed(full.label());
+                        Err(closing) => {
+                            closing.count();
                             continue;
                         }
                     };
@@ -111,11 +109,6 @@ impl Entrance {
             () = async { while connections.join_next().await.is_some() {} } => {}
         }
     }
-}
-
-/// Counts a connection that this side ends.
-pub(super) fn closed(reason: &'static str) {
-    counter!(CONNECTIONS_CLOSED, "reason" => reason).increment(1);
 }
 
 fn times(limits: &Limits, chance: u64) -> Times {

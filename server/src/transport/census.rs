@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Peer;
+use super::{Closing, Peer};
 
 /// The open connections of one socket.
 #[derive(Clone, Debug)]
@@ -26,25 +26,6 @@ pub(super) struct Seat {
     address: Option<IpAddr>,
 }
 
-/// Why a connection is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
-    /// There are too many.
-    All,
-    /// There are too many from this address.
-    Address,
-}
-
-impl Full {
-    /// The word for it in metrics.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::All => "over_limit",
-            Self::Address => "over_address_limit",
-        }
-    }
-}
-
 impl Census {
     pub(super) fn new(all_max: usize, by_address_max: usize) -> Self {
         Self(Arc::new(Mutex::new(Count {
@@ -56,10 +37,10 @@ impl Census {
     }
 
     /// A seat for a new connection, if there is one.
-    pub(super) fn enter(&self, peer: Peer) -> Result<Seat, Full> {
+    pub(super) fn enter(&self, peer: Peer) -> Result<Seat, Closing> {
         let mut count = self.count();
         if count.all >= count.all_max {
-            return Err(Full::All);
+            return Err(Closing::OverLimit);
         }
         let address = match peer {
             Peer::Remote(address) => Some(counted_as(address.ip())),
@@ -69,7 +50,7 @@ impl Census {
             let max = count.by_address_max;
             let here = count.by_address.entry(address).or_insert(0);
             if *here >= max {
-                return Err(Full::Address);
+                return Err(Closing::OverAddressLimit);
             }
             *here += 1;
         }
@@ -123,9 +104,15 @@ mod tests {
         let census = Census::new(3, 2);
         let first = census.enter(peer("10.0.0.1")).unwrap();
         let second = census.enter(peer("10.0.0.1")).unwrap();
-        assert_eq!(census.enter(peer("10.0.0.1")).unwrap_err(), Full::Address);
+        assert_eq!(
+            census.enter(peer("10.0.0.1")).unwrap_err(),
+            Closing::OverAddressLimit
+        );
         let third = census.enter(peer("10.0.0.2")).unwrap();
-        assert_eq!(census.enter(peer("10.0.0.3")).unwrap_err(), Full::All);
+        assert_eq!(
+            census.enter(peer("10.0.0.3")).unwrap_err(),
+            Closing::OverLimit
+        );
         drop(first);
         let again = census.enter(peer("10.0.0.1")).unwrap();
         drop((again, second, third));
@@ -161,6 +148,6 @@ mod tests {
     fn peers_without_an_address_have_the_common_limit_alone() {
         let census = Census::new(2, 1);
         let _seats = [Peer::Local; 2].map(|peer| census.enter(peer).unwrap());
-        assert_eq!(census.enter(Peer::Local).unwrap_err(), Full::All);
+        assert_eq!(census.enter(Peer::Local).unwrap_err(), Closing::OverLimit);
     }
 }

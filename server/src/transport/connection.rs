@@ -18,9 +18,8 @@ use tokio::time::{Interval, interval, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::Peer;
-use super::accept::closed;
 use super::census::Seat;
+use super::{Closing, Peer};
 use crate::clock::Deadline;
 use crate::edge::{Edge, Origin};
 use crate::limits::{HEADER_BYTES_MAX, Limits};
@@ -145,9 +144,9 @@ impl Connection {
             Some(Ok(stream)) => self.serve(stream).await,
             Some(Err(error)) => {
                 tracing::debug!(%error, peer = %self.peer, "no handshake");
-                closed("handshake");
+                Closing::Handshake.count();
             }
-            None => closed("silent"),
+            None => Closing::Silent.count(),
         }
     }
 
@@ -189,11 +188,11 @@ impl Connection {
                     (stay, idle) = (Stay::Leaving, every(NEVER));
                     connection.as_mut().graceful_shutdown();
                 }
-                () = stalled.cancelled() => return closed("stalled"),
+                () = stalled.cancelled() => return Closing::Stalled.count(),
                 () = greeting.as_mut(), if !greeted => {
                     greeted = true;
                     if !activity.greeted() {
-                        return closed("silent");
+                        return Closing::Silent.count();
                     }
                 }
                 () = age.as_mut(), if stay != Stay::Leaving => {
@@ -201,7 +200,7 @@ impl Connection {
                     if stay == Stay::Aged {
                         return;
                     }
-                    closed("aged");
+                    Closing::Aged.count();
                     (stay, idle) = (Stay::Aged, every(LEAVE_GRACE));
                     age.set(sleep(times.grace));
                     connection.as_mut().graceful_shutdown();
@@ -210,7 +209,7 @@ impl Connection {
                     // It was told to leave, and does not.
                     Some(_) if stay != Stay::Welcome => return,
                     Some(calls) if calls == calls_before => {
-                        closed("idle");
+                        Closing::Idle.count();
                         (stay, idle) = (Stay::Leaving, every(LEAVE_GRACE));
                         connection.as_mut().graceful_shutdown();
                     }

@@ -2,6 +2,7 @@
 
 mod accept;
 mod census;
+mod closing;
 mod connection;
 mod unix;
 
@@ -12,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use accept::{Entrance, Socket};
+pub(crate) use closing::Closing;
 pub use unix::UnixSocket;
 
 /// Where a server listens.

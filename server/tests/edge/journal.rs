@@ -3,7 +3,7 @@
 use paternoster_client::v1;
 
 use crate::lines::Lines;
-use crate::world::{Plan, World, ask, reason};
+use crate::world::{Plan, REVISION, World, ask, reason};
 
 #[tokio::test]
 async fn each_call_leaves_one_line_and_no_text() {
@@ -56,6 +56,11 @@ async fn each_call_leaves_one_line_and_no_text() {
         (&1.into(), &8.into())
     );
     assert_eq!(first["generated_tokens"], 4);
+    assert_eq!(first["revision"], REVISION);
+    assert_eq!(first["preemptions"], 0);
+    // What is not known, or does not apply, is left out.
+    assert_eq!(calls[3]["revision"], serde_json::Value::Null);
+    assert_eq!(calls[3]["preemptions"], serde_json::Value::Null);
     for time in ["queue_ms", "first_token_ms", "per_token_ms", "total_ms"] {
         assert!(first[time].is_number(), "no {time} in {first}");
     }
@@ -65,4 +70,36 @@ async fn each_call_leaves_one_line_and_no_text() {
         (&2.into(), &"vectors".into())
     );
     assert!(!lines.text().contains("secret"));
+}
+
+#[tokio::test]
+async fn the_line_counts_the_preemptions_of_all_sequences() {
+    let (lines, _recording) = Lines::record();
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let _counting = metrics::set_default_local_recorder(&recorder);
+    // 7 blocks for each of the two, of 8.
+    let plan = Plan {
+        blocks: 9,
+        ..Plan::default()
+    };
+    let world = World::ready_with(plan).await;
+    let mut request = ask("too much", 100);
+    request.sampling = Some(v1::Sampling {
+        n: Some(2),
+        temperature: Some(0.0),
+        ..v1::Sampling::default()
+    });
+    let answer = world.client.inference().complete(request).await.unwrap();
+    let trailers = answer.metadata();
+    assert_eq!(trailers.get("x-model-revision").unwrap(), REVISION);
+    let expected = world.expected_text("too much", 100);
+    for completion in &answer.get_ref().completions {
+        assert_eq!(completion.text, expected);
+    }
+    let calls = lines.calls();
+    let preemptions = calls[0]["preemptions"].as_u64().unwrap();
+    assert!(preemptions > 0, "{}", calls[0]);
+    let counted = format!("paternoster_preemptions_total{{model=\"tiny\"}} {preemptions}\n");
+    let page = recorder.handle().render();
+    assert!(page.contains(&counted), "{counted}{page}");
 }

@@ -22,6 +22,8 @@ mod lines;
 mod quotas;
 mod rank;
 mod raw;
+mod secrets;
+mod series;
 mod services;
 mod tei;
 mod tei_bounds;

@@ -150,3 +150,23 @@ async fn what_is_refused_leaves_nothing_behind() {
     }
     metered.complete("refused", "x", 1).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_refused_costs_no_tokens() {
+    let metered = Metered::with("spared", "tokens_per_minute = 60").await;
+    for _ in 0..5 {
+        // Its text is known by then; with so many more tokens it never fits.
+        let refused = metered.complete("spared", &"x".repeat(50), 1000).await;
+        assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    }
+    metered
+        .complete("spared", &"x".repeat(50), 5)
+        .await
+        .unwrap();
+    for (kind, count) in [("prompt", 50.0), ("generated", 5.0)] {
+        let series =
+            format!("paternoster_tenant_tokens_total{{tenant=\"spared\",kind=\"{kind}\"}}");
+        let measured = metered.world.measured(&series);
+        assert!((measured - count).abs() < 0.1, "{kind}: {measured}");
+    }
+}

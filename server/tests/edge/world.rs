@@ -16,6 +16,7 @@ use engine::limits::{Limits as EngineLimits, Pool};
 use engine::request::Token;
 use paternoster_client::{Client, v1};
 use server::app::App;
+use server::args::observability::MetricsCompat;
 use server::byte_tokenizer;
 use server::limits::Limits;
 use server::registry::{Decoder, Encoder, Facts, Registry, Served, Task, TextTools, Vectors};
@@ -133,6 +134,9 @@ impl Default for Plan {
     }
 }
 
+/// The commit of the decoder's files.
+pub(crate) const REVISION: &str = "89abcdef";
+
 /// The day it is on a server under test: 2000-02-29.
 const TODAY: i64 = 951_782_400;
 
@@ -172,7 +176,7 @@ impl World {
     /// A server that listens.
     pub(crate) async fn start(mut plan: Plan) -> Self {
         let more = std::mem::take(&mut plan.more);
-        let recorder = server::metrics::install(server::args::observability::MetricsCompat::Vllm);
+        let recorder = server::metrics::install(&[MetricsCompat::Vllm]);
         let config = |blocks, width| FakeConfig {
             pool: Pool {
                 blocks,
@@ -372,6 +376,7 @@ fn decoder(device: &FakeDevice, text: TextTools, plan: Plan) -> Decoder {
         vocab_size: VOCABULARY,
         context_tokens_max: CONTEXT,
         kv_block_tokens: 16,
+        revision: REVISION.to_owned(),
         ..Facts::default()
     };
     Decoder {
