@@ -22,6 +22,7 @@ debian() {
 }
 
 need_curl()   { command -v curl >/dev/null || debian curl ca-certificates; }
+need_openssl() { command -v openssl >/dev/null || debian openssl; }
 need_node()   { command -v npx >/dev/null || debian nodejs npm; }
 # Debian's python3 comes without ensurepip, and a venv made without it has no pip.
 need_python() { python3 -c 'import ensurepip, venv' 2>/dev/null || debian python3 python3-venv; }

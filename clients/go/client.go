@@ -178,8 +178,8 @@ func (c *Client) unary(ctx context.Context, method string, request, reply any, c
 		if err == nil {
 			return nil
 		}
-		failed := newError(err, trailer, id)
-		if !c.settings.retry.wait(ctx, attempt, failed) {
+		failed := c.settings.retry.wait(ctx, attempt, newError(err, trailer, id))
+		if failed != nil {
 			return failed
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Retry says when a call is made again: after UNAVAILABLE, and after RESOURCE_EXHAUSTED where the
@@ -23,22 +24,22 @@ type Retry struct {
 // DefaultRetry is what a client does unless it is told otherwise.
 var DefaultRetry = Retry{Attempts: 4, First: 100 * time.Millisecond, Longest: 5 * time.Second}
 
-// wait waits for the next attempt; false if there is none.
-func (r Retry) wait(ctx context.Context, attempt int, failed *Error) bool {
+// wait waits for the next attempt; how the call failed if there is none.
+func (r Retry) wait(ctx context.Context, attempt int, failed *Error) *Error {
 	pause, again := r.pause(attempt, failed)
 	if !again {
-		return false
+		return failed
 	}
 	if end, has := ctx.Deadline(); has && pause >= time.Until(end) {
-		return false
+		return failed
 	}
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return nil
 	case <-ctx.Done():
-		return false
+		return newError(status.FromContextError(ctx.Err()).Err(), nil, failed.RequestID)
 	}
 }
 
@@ -53,8 +54,12 @@ func (r Retry) pause(attempt int, failed *Error) (time.Duration, bool) {
 		return time.Duration(ms) * time.Millisecond, err == nil
 	}
 	if failed.HasRetryAfter {
-		return failed.RetryAfter, true
+		return max(0, failed.RetryAfter), true
 	}
-	pause := min(r.Longest, r.First<<min(attempt-1, 30))
+	pause := r.First
+	for doubled := 1; doubled < attempt && pause < r.Longest; doubled++ {
+		pause *= 2
+	}
+	pause = min(pause, r.Longest)
 	return time.Duration(float64(pause) * (0.8 + 0.4*rand.Float64())), true
 }

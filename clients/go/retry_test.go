@@ -37,6 +37,9 @@ func (f fail) err() error {
 	return details.Err()
 }
 
+// waiting is an attempt that goes on until its caller ends it.
+type waiting struct{}
+
 // flaky does what a script says, attempt by attempt.
 type flaky struct {
 	pb.UnimplementedInferenceServer
@@ -72,6 +75,9 @@ func (f *flaky) step(ctx context.Context, trailer func(metadata.MD), send func(*
 				trailer(metadata.Pairs("grpc-retry-pushback-ms", action.pushback))
 			}
 			return action.err()
+		case waiting:
+			<-ctx.Done()
+			return ctx.Err()
 		case *pb.GenerateResponse:
 			if err := send(action); err != nil {
 				return err
@@ -79,6 +85,19 @@ func (f *flaky) step(ctx context.Context, trailer func(metadata.MD), send func(*
 		}
 	}
 	return nil
+}
+
+// wait waits until so many calls have come; how many there are.
+func (f *flaky) wait(count int) int {
+	for {
+		f.lock.Lock()
+		seen := len(f.metadata)
+		f.lock.Unlock()
+		if seen >= count {
+			return seen
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func serve(t *testing.T, script [][]any, options ...Option) (*flaky, *Client) {

@@ -25,8 +25,12 @@ func (c *Client) Generate(ctx context.Context, request *pb.GenerateRequest) iter
 			if failed == nil {
 				return
 			}
-			if g.tokens || !c.settings.retry.wait(ctx, attempt, failed) {
-				failed.Incomplete = g.tokens && failed.breaks()
+			if g.tokens {
+				failed.Incomplete = failed.breaks()
+			} else {
+				failed = c.settings.retry.wait(ctx, attempt, failed)
+			}
+			if failed != nil {
 				yield(nil, failed)
 				return
 			}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ FINISHED = generate_pb2.GenerateResponse(
 WHOLE = generate_pb2.CompleteResponse(
     completions=[generate_pb2.Completion(text="ab", reason=generate_pb2.FINISH_REASON_STOP)]
 )
+
+WAIT = object()
+"""An attempt goes on until its caller ends it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Flaky(inference_pb2_grpc.InferenceServicer):
     script: list[list[Any]]
     metadata: list[dict[str, Any]] = field(default_factory=list)
     time_left: list[float] = field(default_factory=list)
+    arrived: threading.Event = field(default_factory=threading.Event)
+    """A call has come."""
 
     def Generate(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: ARG002, N802
         yield from self._step(context)
@@ -75,10 +81,16 @@ class Flaky(inference_pb2_grpc.InferenceServicer):
         attempt = len(self.metadata)
         self.metadata.append(dict(context.invocation_metadata()))
         self.time_left.append(context.time_remaining())
+        self.arrived.set()
         for action in self.script[attempt]:
             if isinstance(action, Fail):
                 context.set_trailing_metadata(action.trailers())
                 context.abort(action.code, "as the script says")
+            if action is WAIT:
+                ended = threading.Event()
+                if context.add_callback(ended.set):
+                    ended.wait()
+                return
             yield action
 
     @property

@@ -1,4 +1,5 @@
-"""Runs clients/scenarios.json with both clients: python scenarios.py HOST:PORT."""
+"""Runs clients/scenarios.json with both clients:
+python scenarios.py HOST:PORT SECURE_HOST:PORT FOLDER."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 
 from bridge import KINDS, connect
 
-from paternoster import Generation, PaternosterError
+from paternoster import Generation, PaternosterError, Tls
 
 FILE = Path(__file__).resolve().parents[2] / "scenarios.json"
 
@@ -135,6 +136,17 @@ def busy(client: Any) -> int:
     )
 
 
+def quota(client: Any, options: dict[str, Any], _: dict[str, Any]) -> None:
+    prompt = source(options)
+    try:
+        for _attempt in range(3):
+            client.generate(prompt, **options)
+    except PaternosterError as error:
+        if not error.retry_after:
+            raise AssertionError("without a time to come back") from error
+        raise
+
+
 ATTEMPTS = {"generate": [whole, streamed]}
 CALLS = {
     "generate": generate,
@@ -143,23 +155,52 @@ CALLS = {
     "tokenize": tokenize,
     "models": models,
     "cancel": cancel,
+    "quota": quota,
 }
 
 
+def secure_options(scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The client's options that a scenario's `tls` and `key` say."""
+    spec = scenario.get("tls")
+    if spec is None:
+        return {"api_key": scenario.get("key")}
+
+    def pem(name: str | None, ending: str) -> bytes | None:
+        return (folder / f"{name}.{ending}").read_bytes() if name else None
+
+    certificate = spec.get("certificate")
+    tls = Tls(
+        pem(spec["roots"], "pem"),
+        pem(certificate, "key"),
+        pem(certificate, "pem"),
+        spec.get("server_name"),
+    )
+    return {"tls": tls, "api_key": scenario.get("key")}
+
+
+def passes(kind: str, address: str, options: dict[str, Any], scenario: dict[str, Any]) -> bool:
+    """Whether a scenario passes over a connection of its own."""
+    with connect(kind, address, **options) as client:
+        try:
+            call(client, scenario)
+        except (AssertionError, PaternosterError) as error:
+            print(f"{kind}: {scenario['name']}: {type(error).__name__}: {error}")
+            return False
+        return True
+
+
 def main() -> int:
-    scenarios = json.loads(FILE.read_text())["scenarios"]
-    passed = failed = 0
+    file = json.loads(FILE.read_text())
+    address, secure, folder = sys.argv[1:]
+    results = []
     for kind in KINDS:
-        with connect(kind, sys.argv[1]) as client:
-            for scenario in scenarios:
-                try:
-                    call(client, scenario)
-                    passed += 1
-                except (AssertionError, PaternosterError) as error:
-                    failed += 1
-                    print(f"{kind}: {scenario['name']}: {type(error).__name__}: {error}")
-    print(f"python: {passed} passed, {failed} failed")
-    return int(failed > 0 or passed == 0)
+        results += [passes(kind, address, {}, scenario) for scenario in file["scenarios"]]
+        for scenario in file["secure"]:
+            options = secure_options(scenario, Path(folder))
+            results.append(passes(kind, secure, options, scenario))
+    failed = results.count(False)
+    print(f"python: {len(results) - failed} passed, {failed} failed")
+    return int(failed > 0 or not file["scenarios"] or not file["secure"])
 
 
 if __name__ == "__main__":

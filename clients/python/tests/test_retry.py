@@ -31,6 +31,7 @@ SOON = Fail(grpc.StatusCode.UNAVAILABLE, pushback="1")
 NEVER = Fail(grpc.StatusCode.UNAVAILABLE, pushback="-1")
 LATER = Fail(grpc.StatusCode.UNAVAILABLE, pushback="3600000")
 GARBAGE = Fail(grpc.StatusCode.UNAVAILABLE, pushback="soon")
+PASSED = Fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_after=-0.5)
 RAW = Fail(grpc.StatusCode.INVALID_ARGUMENT, raw=b"\xff\xff")
 GOOD = [STARTED, DELTA, FINISHED]
 
@@ -57,6 +58,7 @@ BEFORE_THE_FIRST_TOKEN = {
     "pushed back for good": Case([[NEVER], GOOD], 1, Unavailable),
     "pushed back past the deadline": Case([[LATER], GOOD], 1, Unavailable),
     "pushed back by garbage": Case([[GARBAGE], GOOD], 1, Unavailable),
+    "a time to come back that has passed": Case([[PASSED], GOOD], 2),
     "details that do not parse": Case([[RAW], GOOD], 1, ValidationError),
 }
 IN_A_STREAM = {

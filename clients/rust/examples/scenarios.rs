@@ -1,19 +1,21 @@
 //! Runs clients/scenarios.json:
-//! `cargo run -p paternoster-client --example scenarios -- FILE HOST:PORT`.
+//! `cargo run -p paternoster-client --example scenarios -- FILE HOST:PORT SECURE_HOST:PORT FOLDER`.
 #![expect(clippy::print_stdout, reason = "a runner prints what it found")]
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use paternoster_client::v1::generate_request::Input;
 use paternoster_client::v1::generate_response::Event;
 use paternoster_client::v1::{self, FinishReason, Task};
-use paternoster_client::{Error, Session};
+use paternoster_client::{Error, Session, Tls};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct File {
     scenarios: Vec<Scenario>,
+    secure: Vec<Scenario>,
 }
 
 #[derive(Deserialize)]
@@ -24,6 +26,17 @@ struct Scenario {
     request: Request,
     #[serde(default)]
     expect: Expect,
+    tls: Option<TlsSpec>,
+    key: Option<String>,
+}
+
+/// Names of PEM files in a folder.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsSpec {
+    roots: String,
+    certificate: Option<String>,
+    server_name: Option<String>,
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -93,6 +106,10 @@ struct Found {
 enum Failed {
     #[error(transparent)]
     Call(#[from] Error),
+    #[error("{0:?}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Read(#[from] std::io::Error),
     #[error("{0}")]
     Other(String),
 }
@@ -109,26 +126,62 @@ fn ensure(holds: bool, found: impl Into<String>) -> Outcome {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let (file, address) = (arguments.next(), arguments.next());
-    let text = std::fs::read_to_string(file.ok_or("no file")?)?;
-    let File { scenarios } = serde_json::from_str(&text)?;
-    let address = format!("http://{}", address.ok_or("no address")?);
-    let session = Session::connect(address).await?;
-    let mut failed = 0;
-    for scenario in &scenarios {
-        if let Err(error) = run(&session, scenario).await {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [file, address, secure_address, folder] = &arguments[..] else {
+        return Err("FILE HOST:PORT SECURE_HOST:PORT FOLDER".into());
+    };
+    let File { scenarios, secure } = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+    let session = Session::connect(format!("http://{address}")).await?;
+    let (mut passed, mut failed) = (0, 0);
+    let mut count = |scenario: &Scenario, outcome: Outcome| match outcome {
+        Ok(()) => passed += 1,
+        Err(error) => {
             failed += 1;
             println!("{}: {error}", scenario.name);
         }
+    };
+    for scenario in &scenarios {
+        count(scenario, run(&session, scenario).await);
     }
-    println!("rust: {} passed, {failed} failed", scenarios.len() - failed);
-    let good = failed == 0 && !scenarios.is_empty();
+    for scenario in &secure {
+        let outcome = match open(scenario, secure_address, Path::new(folder)).await {
+            Ok(session) => run(&session, scenario).await,
+            Err(error) => judge(&scenario.expect, Err(error)),
+        };
+        count(scenario, outcome);
+    }
+    println!("rust: {passed} passed, {failed} failed");
+    let good = failed == 0 && !scenarios.is_empty() && !secure.is_empty();
     Ok(if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Connects as a scenario's `tls` and `key` say.
+async fn open(scenario: &Scenario, address: &str, folder: &Path) -> Result<Session, Failed> {
+    let session = match &scenario.tls {
+        Some(spec) => {
+            let pem =
+                |name: &str, ending: &str| std::fs::read(folder.join(format!("{name}.{ending}")));
+            let mut tls = Tls::new(pem(&spec.roots, "pem")?);
+            if let Some(name) = &spec.certificate {
+                tls = tls.with_identity(pem(name, "pem")?, pem(name, "key")?);
+            }
+            if let Some(name) = &spec.server_name {
+                tls = tls.with_server_name(name);
+            }
+            Session::connect_tls(format!("https://{address}"), tls).await?
+        }
+        None => Session::connect(format!("http://{address}")).await?,
+    };
+    match &scenario.key {
+        Some(key) => session
+            .with_api_key(key)
+            .map_err(|error| Failed::Other(error.to_string())),
+        None => Ok(session),
+    }
 }
 
 async fn run(session: &Session, scenario: &Scenario) -> Outcome {
@@ -147,6 +200,7 @@ async fn run(session: &Session, scenario: &Scenario) -> Outcome {
         "tokenize" => judge(expect, tokenize(&session, request, expect).await),
         "models" => judge(expect, models(&session, expect).await),
         "cancel" => judge(expect, cancel(&session, request).await),
+        "quota" => judge(expect, quota(&session, request).await),
         other => ensure(false, format!("no call {other}")),
     }
 }
@@ -156,8 +210,11 @@ fn judge(expect: &Expect, outcome: Outcome) -> Outcome {
     let Some(wanted) = &expect.error else {
         return outcome;
     };
-    let Err(Failed::Call(error)) = &outcome else {
-        return ensure(false, format!("not the session's error: {outcome:?}"));
+    let error = match &outcome {
+        Err(Failed::Call(error)) => error,
+        // No connection, no call.
+        Err(Failed::Connect(_)) if wanted.code == "UNAVAILABLE" => return Ok(()),
+        _ => return ensure(false, format!("not the session's error: {outcome:?}")),
     };
     let same = name_of(error.code()) == wanted.code
         && wanted
@@ -399,6 +456,17 @@ async fn cancel(session: &Session, request: &Request) -> Outcome {
     };
     let waited = tokio::time::timeout(Duration::from_secs(30), idle).await;
     waited.map_err(|_| Failed::Other("the server still works on a closed stream".to_owned()))??;
+    Ok(())
+}
+
+async fn quota(session: &Session, request: &Request) -> Outcome {
+    for _ in 0..3 {
+        if let Err(error) = session.complete(generate_request(request)).await {
+            let told = error.retry_after().is_some_and(|time| !time.is_zero());
+            ensure(told, format!("without a time to come back: {error}"))?;
+            return Err(error.into());
+        }
+    }
     Ok(())
 }
 

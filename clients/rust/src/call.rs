@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status, TimeoutExpired};
+use tonic::{Code, Request, Status, TimeoutExpired};
 
 use crate::error::Error;
 use crate::retry::{Retry, random};
@@ -58,12 +58,10 @@ impl Call {
         answer: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         let Some(end) = self.end else {
-            return answer.await;
+            return answer.await.map_err(called_right);
         };
-        let passed = || Status::deadline_exceeded("the deadline has passed");
         match timeout_at(end, answer).await {
-            Ok(Err(status)) if ran_out(&status) => Err(passed()),
-            Ok(answer) => answer,
+            Ok(answer) => answer.map_err(called_right),
             Err(_) => Err(passed()),
         }
     }
@@ -91,17 +89,33 @@ impl Call {
     }
 }
 
-/// Whether tonic's channel ended the call. It keeps the time of `grpc-timeout` too, may be first by a
-/// moment, and calls that CANCELLED.
-fn ran_out(status: &Status) -> bool {
+fn passed() -> Status {
+    Status::deadline_exceeded("the deadline has passed")
+}
+
+/// What tonic's channel says of itself, in the words of a server. It keeps the time of `grpc-timeout`
+/// too, may be first by a moment, and calls that CANCELLED. A connection that is left, closes or breaks
+/// under a call is INTERNAL, CANCELLED or UNKNOWN to it. A status that a server sent has no cause.
+fn called_right(status: Status) -> Status {
+    let mut unknown = status.code() == Code::Unknown;
     let mut cause = status.source();
+    if cause.is_none() {
+        return status;
+    }
     while let Some(error) = cause {
         if error.is::<TimeoutExpired>() {
-            return true;
+            return passed();
         }
+        let connection = error.downcast_ref::<h2::Error>();
+        let closed = error.downcast_ref::<hyper::Error>();
+        unknown |= connection.is_some_and(h2::Error::is_go_away);
+        unknown |= closed.is_some_and(hyper::Error::is_canceled);
         cause = error.source();
     }
-    false
+    if unknown {
+        return Status::unavailable(format!("the connection broke: {}", status.message()));
+    }
+    status
 }
 
 #[expect(

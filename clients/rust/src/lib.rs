@@ -25,6 +25,7 @@ mod error;
 mod generation;
 mod retry;
 mod session;
+mod tls;
 
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ pub use crate::error::{Error, Kind};
 pub use crate::generation::Generation;
 pub use crate::retry::Retry;
 pub use crate::session::{Embeddings, Session};
+pub use crate::tls::Tls;
 
 /// What one stream may hold unread, and what all streams of a connection may together. One slow
 /// reader then does not stall the others, and a server may send many small messages.
@@ -60,7 +62,24 @@ pub struct Client {
 impl Client {
     /// Connects to an address like `http://127.0.0.1:50051`.
     pub async fn connect(address: impl Into<String>) -> Result<Self, transport::Error> {
-        let endpoint = Endpoint::from_shared(address.into())?
+        Self::open(Endpoint::from_shared(address.into())?).await
+    }
+
+    /// Connects to an address like `https://localhost:50051`. TLS is spoken whatever its scheme says.
+    pub async fn connect_tls(
+        address: impl Into<String>,
+        tls: Tls,
+    ) -> Result<Self, transport::Error> {
+        let address = address.into();
+        let host = address
+            .split_once("://")
+            .map_or(&*address, |(_, host)| host);
+        let endpoint = Endpoint::from_shared(format!("https://{host}"))?;
+        Self::open(endpoint.tls_config(tls.into_config())?).await
+    }
+
+    async fn open(endpoint: Endpoint) -> Result<Self, transport::Error> {
+        let endpoint = endpoint
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

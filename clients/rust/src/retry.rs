@@ -50,7 +50,9 @@ impl Retry {
     fn length(&self, attempt: u32, error: &Error) -> Option<Duration> {
         if let Some(pushback) = error.pushback() {
             // gRFC A6: a value that is negative or not a number means not to try again.
-            return pushback.parse().ok().map(Duration::from_millis);
+            let digits = pushback.bytes().all(|byte| byte.is_ascii_digit());
+            let ms = pushback.parse().ok().filter(|ms| digits && *ms < 1 << 31);
+            return ms.map(Duration::from_millis);
         }
         if let Some(told) = error.retry_after() {
             return Some(told);

@@ -10,6 +10,7 @@ use crate::call::Call;
 use crate::error::Error;
 use crate::generation::Generation;
 use crate::retry::Retry;
+use crate::tls::Tls;
 use crate::{Client, v1};
 
 /// The deadline of a call unless a session has another.
@@ -31,8 +32,16 @@ impl Session {
         Ok(Self::over(client))
     }
 
-    /// A session over a connection that was made elsewhere: `Session::over(Client::over(channel))`
-    /// takes a channel with TLS.
+    /// Connects to an address like `https://localhost:50051`.
+    pub async fn connect_tls(
+        address: impl Into<String>,
+        tls: Tls,
+    ) -> Result<Self, tonic::transport::Error> {
+        let client = Client::connect_tls(address, tls).await?;
+        Ok(Self::over(client))
+    }
+
+    /// A session over a connection that was made elsewhere.
     pub fn over(client: Client) -> Self {
         Self {
             client,

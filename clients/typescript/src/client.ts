@@ -26,6 +26,9 @@ export const DEFAULT_TIMEOUT_MS = 60_000;
 /** A large batch of embeddings is larger than the 4 MiB that clients often take. */
 const MESSAGE_BYTES_MAX = 64 << 20;
 
+/** gRPC sends a deadline in eight digits, and Node's timers take 31 bits. */
+const TIMEOUT_MS_MAX = 86_400_000;
+
 /**
  * How many batches are sent ahead of their answers. Each is a frame of its own, and a server hangs up
  * on a connection that floods it with thousands of tiny ones.
@@ -34,7 +37,7 @@ const EMBED_UNANSWERED = 64;
 
 /** What every call takes. */
 export interface CallOptions {
-  /** The deadline, all attempts together; Infinity is none. */
+  /** The deadline, all attempts together; Infinity, or more than a day, is none. */
   readonly timeoutMs?: number | undefined;
   /** Ends the call, also on the server. */
   readonly signal?: AbortSignal | undefined;
@@ -140,7 +143,7 @@ export class Client {
         yield answer;
       }
     } catch (cause) {
-      throw new PaternosterError(cause, running.requestId, false);
+      throw ahead.thrown === undefined ? running.failed(cause, false) : ahead.thrown.cause;
     } finally {
       running.end();
     }
@@ -217,13 +220,13 @@ class Running {
   /** For the next attempt: what is left of the deadline. */
   options(): ConnectOptions {
     const left = this.#end - performance.now();
-    const timeout = Number.isFinite(left) ? { timeoutMs: Math.max(1, Math.ceil(left)) } : {};
+    const timeout = left < TIMEOUT_MS_MAX ? { timeoutMs: Math.max(1, Math.ceil(left)) } : {};
     return { headers: this.#headers, signal: this.#abort.signal, ...timeout };
   }
 
   /** Waits for the next attempt; throws if there is none, as there is none after the first token. */
   async again(cause: unknown, tokens: boolean): Promise<void> {
-    const error = new PaternosterError(cause, this.requestId, tokens);
+    const error = this.failed(cause, tokens);
     const left = this.#end - performance.now();
     const pause = tokens ? undefined : pauseMs(this.#retry, this.#attempt, error, left);
     if (pause === undefined || this.#abort.signal.aborted) {
@@ -236,6 +239,15 @@ class Running {
       const ended = new ConnectError("the caller ended it", Code.Canceled);
       throw new PaternosterError(ended, this.requestId, false);
     }
+  }
+
+  /** Node closes the streams of a connection that breaks as if we had cancelled them. */
+  failed(cause: unknown, tokens: boolean): PaternosterError {
+    const error = ConnectError.from(cause);
+    const server = error.metadata.has("grpc-status");
+    const broken = error.code === Code.Canceled && !server && !this.#abort.signal.aborted;
+    const called = broken ? new ConnectError("the connection broke", Code.Unavailable) : cause;
+    return new PaternosterError(called, this.requestId, tokens);
   }
 
   /** Reads a stream; where its reader leaves early, Connect is asked once more, to see the end. */
@@ -270,6 +282,8 @@ class Running {
 
 /** Lets a bounded number of batches through ahead of their answers. */
 class Ahead {
+  /** What the caller's own batches threw: it comes back as it is. */
+  thrown: { cause: unknown } | undefined;
   #places: number;
   #wake: (() => void) | undefined;
 
@@ -278,12 +292,17 @@ class Ahead {
   }
 
   async *pass<T>(batches: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T, void, undefined> {
-    for await (const batch of batches) {
-      while (this.#places === 0) {
-        await new Promise<void>((wake) => (this.#wake = wake));
+    try {
+      for await (const batch of batches) {
+        while (this.#places === 0) {
+          await new Promise<void>((wake) => (this.#wake = wake));
+        }
+        this.#places -= 1;
+        yield batch;
       }
-      this.#places -= 1;
-      yield batch;
+    } catch (cause) {
+      this.thrown = { cause };
+      throw cause;
     }
   }
 

@@ -63,8 +63,9 @@ export class PaternosterError extends Error {
     const error = ConnectError.from(cause);
     const details = readDetails(error);
     const reason = details.reason === undefined ? "" : ` ${details.reason}`;
-    super(`${Code[error.code]}${reason}: ${error.rawMessage} (request ${requestId})`, { cause });
-    this.code = error.code;
+    const code = codeOf(error);
+    super(`${Code[code]}${reason}: ${error.rawMessage} (request ${requestId})`, { cause });
+    this.code = code;
     this.reason = details.reason;
     this.field = details.field;
     this.metadata = details.metadata;
@@ -83,6 +84,15 @@ export class PaternosterError extends Error {
     }
     return KINDS.get(this.code) ?? "generation";
   }
+}
+
+/** What Connect calls connections that cannot be made, or break. */
+const BROKEN: ReadonlySet<Code> = new Set([Code.Aborted, Code.Internal, Code.Unknown]);
+
+/** The code of an error; of one that Node reports and no server sent, what gRPC calls it elsewhere. */
+function codeOf(error: ConnectError): Code {
+  const local = error.cause instanceof Error && "code" in error.cause;
+  return local && BROKEN.has(error.code) ? Code.Unavailable : error.code;
 }
 
 interface Details {

@@ -16,6 +16,9 @@ export interface Retry {
 
 export const DEFAULT_RETRY: Retry = { attempts: 4, firstMs: 100, longestMs: 5_000 };
 
+/** Node's timers take no longer pause: they would take none. */
+const PAUSE_MS_MAX = 2 ** 31 - 1;
+
 /** How long to wait after the attempt of this number, from 1; undefined gives up. */
 export function pauseMs(
   retry: Retry,
@@ -28,7 +31,8 @@ export function pauseMs(
     return undefined;
   }
   const pause = length(retry, attempt, error);
-  return pause === undefined || pause >= remainingMs ? undefined : pause;
+  const possible = pause !== undefined && pause < remainingMs && pause <= PAUSE_MS_MAX;
+  return possible ? pause : undefined;
 }
 
 function length(retry: Retry, attempt: number, error: PaternosterError): number | undefined {
@@ -37,7 +41,7 @@ function length(retry: Retry, attempt: number, error: PaternosterError): number 
     return /^\d+$/.test(error.pushback) ? Number(error.pushback) : undefined;
   }
   if (error.retryAfterMs !== undefined) {
-    return error.retryAfterMs;
+    return Math.max(0, error.retryAfterMs);
   }
   const pause = Math.min(retry.longestMs, retry.firstMs * 2 ** (attempt - 1));
   return pause * (0.8 + 0.4 * Math.random());

@@ -23,6 +23,10 @@ export const STARTED: Event = { event: { case: "started", value: {} } };
 export const DELTA: Event = { event: { case: "delta", value: { text: "ab" } } };
 export const FINISHED: Event = { event: { case: "finished", value: {} } };
 
+/** An attempt that goes on for ever from here. */
+export const WAIT = "wait";
+export type Action = Event | Fail | typeof WAIT;
+
 /** What arrived at a flaky server. */
 export interface Seen {
   headers: Headers[];
@@ -31,12 +35,12 @@ export interface Seen {
 
 /** Runs a test against a server that does what a script says, attempt by attempt. */
 export async function withFlaky(
-  script: (Event | Fail)[][],
+  script: Action[][],
   options: ClientOptions,
-  test: (client: Client, seen: Seen) => Promise<void>,
+  test: (client: Client, seen: Seen, port: number) => Promise<void>,
 ): Promise<void> {
   const seen: Seen = { headers: [], timeLeftMs: [] };
-  const step = (context: HandlerContext): (Event | Fail)[] => {
+  const step = (context: HandlerContext): Action[] => {
     seen.headers.push(context.requestHeader);
     seen.timeLeftMs.push(context.timeoutMs());
     return script[seen.headers.length - 1] ?? [];
@@ -47,11 +51,13 @@ export async function withFlaky(
         router.service(Inference, {
           async *generate(_, context) {
             for (const action of step(context)) {
-              yield eventOf(action);
+              yield await eventOf(action);
             }
           },
-          complete(_, context) {
-            step(context).forEach(eventOf);
+          async complete(_, context) {
+            for (const action of step(context)) {
+              await eventOf(action);
+            }
             return { completions: [{ text: "ab" }] };
           },
         }),
@@ -62,14 +68,24 @@ export async function withFlaky(
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
   const { port } = server.address() as AddressInfo;
   try {
-    await test(new Client(`http://127.0.0.1:${port}`, options), seen);
+    await test(new Client(`http://127.0.0.1:${port}`, options), seen, port);
   } finally {
     sessions.forEach((session) => session.destroy());
     server.close();
   }
 }
 
-function eventOf(action: Event | Fail): Event {
+/** Waits until so many calls have come. */
+export async function arrived(seen: Seen, count: number): Promise<void> {
+  while (seen.headers.length < count) {
+    await new Promise(setImmediate);
+  }
+}
+
+function eventOf(action: Action): Event | Promise<Event> {
+  if (action === WAIT) {
+    return new Promise(() => undefined);
+  }
   if (!("code" in action)) {
     return action;
   }

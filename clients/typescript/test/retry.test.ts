@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Code, PaternosterError, prompt } from "../src/index.js";
+import { Code, prompt } from "../src/index.js";
 import type { Client, Kind } from "../src/index.js";
-import { DELTA, FINISHED, STARTED, withFlaky } from "./flaky.js";
+import { failure, streamed, whole } from "./asks.js";
+import { arrived, DELTA, FINISHED, STARTED, withFlaky } from "./flaky.js";
 import type { Fail, Seen } from "./flaky.js";
 
 const GOOD = [STARTED, DELTA, FINISHED];
@@ -39,19 +40,6 @@ const IN_A_STREAM: Case[] = [
   ["a good end before all", [[], GOOD], 1, "incomplete"],
 ];
 
-async function whole(client: Client): Promise<string> {
-  const answer = await client.complete(prompt("x", 1));
-  return answer.completions[0]?.text ?? "";
-}
-
-async function streamed(client: Client): Promise<string> {
-  let text = "";
-  for await (const { event } of client.generate(prompt("x", 1))) {
-    text += event.case === "delta" ? event.value.text : "";
-  }
-  return text;
-}
-
 function check(how: string, cases: Case[], ask: (client: Client) => Promise<string>): void {
   for (const [name, script, attempts, kind] of cases) {
     test(`${how}: ${name}`, () =>
@@ -66,16 +54,6 @@ function check(how: string, cases: Case[], ask: (client: Client) => Promise<stri
         assert.equal(seen.headers.length, attempts);
       }));
   }
-}
-
-async function failure(answer: Promise<unknown>): Promise<PaternosterError> {
-  try {
-    await answer;
-  } catch (error) {
-    assert(error instanceof PaternosterError, String(error));
-    return error;
-  }
-  return assert.fail("no error");
 }
 
 check("whole", BEFORE_THE_FIRST_TOKEN, whole);
@@ -105,9 +83,7 @@ test("the caller ends a wait", () =>
   withFlaky([[pushed("20000")], GOOD], {}, async (client, seen) => {
     const stop = new AbortController();
     const answer = failure(client.complete(prompt("x", 1), { signal: stop.signal }));
-    while (seen.headers.length === 0) {
-      await new Promise(setImmediate);
-    }
+    await arrived(seen, 1);
     stop.abort();
     assert.equal((await answer).kind, "cancelled");
     assert.equal(seen.headers.length, 1);

@@ -1,4 +1,4 @@
-/** Runs clients/scenarios.json: node dist/test/scenarios.js FILE HOST:PORT. */
+/** Runs clients/scenarios.json: node dist/test/scenarios.js FILE HOST:PORT SECURE_HOST:PORT FOLDER. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { Client, Code, FinishReason, PaternosterError, Task } from "../src/index.js";
@@ -41,6 +41,9 @@ interface Scenario {
   call: string;
   request?: Request;
   expect?: Expect;
+  /** Names of PEM files in a folder. */
+  tls?: { roots: string; certificate?: string; server_name?: string };
+  key?: string;
 }
 
 type Doing = (client: Client, request: Request, expect: Expect, options: CallOptions) => Promise<void>;
@@ -53,6 +56,7 @@ const DOINGS: Record<string, Doing[]> = {
   tokenize: [tokenize],
   models: [models],
   cancel: [cancel],
+  quota: [quota],
 };
 
 function generateInit(request: Request): GenerateInit {
@@ -200,11 +204,43 @@ async function run(client: Client, scenario: Scenario): Promise<void> {
   }
 }
 
-const [, , file = "", address = ""] = process.argv;
-const { scenarios } = JSON.parse(readFileSync(file, "utf8")) as { scenarios: Scenario[] };
-const client = new Client(`http://${address}`);
+async function quota(client: Client, request: Request, _: Expect, options: CallOptions) {
+  for (let attempt = 0; attempt < 3; attempt += 1) {
+    try {
+      await client.complete(generateInit(request), options);
+    } catch (error) {
+      assert(error instanceof PaternosterError && (error.retryAfterMs ?? 0) > 0, String(error));
+      throw error;
+    }
+  }
+}
+
+/** A client of the server with TLS and keys, as a scenario says. */
+function secureClient(address: string, folder: string, { tls, key }: Scenario): Client {
+  const apiKey = key === undefined ? {} : { apiKey: key };
+  if (tls === undefined) {
+    return new Client(`http://${address}`, apiKey);
+  }
+  const pem = (name: string, ending: string): Buffer => readFileSync(`${folder}/${name}.${ending}`);
+  const { certificate, server_name: servername } = tls;
+  const own =
+    certificate === undefined ? {} : { cert: pem(certificate, "pem"), key: pem(certificate, "key") };
+  const nodeOptions = { ca: pem(tls.roots, "pem"), ...own, ...optional({ servername }) };
+  return new Client(`https://${address}`, { ...apiKey, nodeOptions });
+}
+
+const [, , file = "", address = "", secureAddress = "", folder = ""] = process.argv;
+const { scenarios, secure } = JSON.parse(readFileSync(file, "utf8")) as Record<
+  "scenarios" | "secure",
+  Scenario[]
+>;
+const open = new Client(`http://${address}`);
+const runs: [Client, Scenario][] = [
+  ...scenarios.map((scenario): [Client, Scenario] => [open, scenario]),
+  ...secure.map((one): [Client, Scenario] => [secureClient(secureAddress, folder, one), one]),
+];
 let failed = 0;
-for (const scenario of scenarios) {
+for (const [client, scenario] of runs) {
   try {
     await run(client, scenario);
   } catch (error) {
@@ -212,5 +248,5 @@ for (const scenario of scenarios) {
     console.log(`${scenario.name}: ${String(error)}`);
   }
 }
-console.log(`typescript: ${scenarios.length - failed} passed, ${failed} failed`);
-process.exit(failed > 0 || scenarios.length === 0 ? 1 : 0);
+console.log(`typescript: ${runs.length - failed} passed, ${failed} failed`);
+process.exit(failed > 0 || scenarios.length === 0 || secure.length === 0 ? 1 : 0);

@@ -68,6 +68,22 @@ test("ten thousand batches in one stream", async () => {
   assert.equal(answers, 10_000);
 });
 
+test("what the caller throws comes back", async () => {
+  const mine = new Error("mine");
+  function* batches(): Generator<EmbedInit> {
+    yield { inputs: ["first"] };
+    throw mine;
+  }
+  await assert.rejects(
+    async () => {
+      for await (const _ of client.embedStream(batches())) {
+        // Reads on.
+      }
+    },
+    (error) => error === mine,
+  );
+});
+
 test("nobody there", async () => {
   const nobody = new Client("http://127.0.0.1:1", {
     retry: { attempts: 2, firstMs: 1, longestMs: 1 },

@@ -1,12 +1,16 @@
-// Scenarios runs clients/scenarios.json: go run ./internal/scenarios FILE HOST:PORT.
+// Scenarios runs clients/scenarios.json:
+// go run ./internal/scenarios FILE HOST:PORT SECURE_HOST:PORT FOLDER.
 package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -23,6 +27,14 @@ type scenario struct {
 	Call    string
 	Request request
 	Expect  expect
+	TLS     *tlsSpec
+	Key     string
+}
+
+// tlsSpec names PEM files of a folder by their stem.
+type tlsSpec struct {
+	Roots, Certificate string
+	ServerName         string `json:"server_name"`
 }
 
 type request struct {
@@ -62,38 +74,81 @@ type expect struct {
 }
 
 func main() {
-	if err := run(os.Args[1], os.Args[2]); err != nil {
+	if err := run(os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(file, address string) error {
+func run(file, address, secureAddress, folder string) error {
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	var all struct{ Scenarios []scenario }
+	var all struct{ Scenarios, Secure []scenario }
 	if err := json.Unmarshal(raw, &all); err != nil {
 		return err
 	}
-	client, err := paternoster.Dial(address)
+	passed, failed := 0, 0
+	count := func(one scenario, address string, options []paternoster.Option) {
+		if err := one.over(address, options); err != nil {
+			failed++
+			fmt.Printf("%s: %v\n", one.Name, err)
+			return
+		}
+		passed++
+	}
+	for _, one := range all.Scenarios {
+		count(one, address, nil)
+	}
+	for _, one := range all.Secure {
+		options, err := one.options(folder)
+		if err != nil {
+			return err
+		}
+		count(one, secureAddress, options)
+	}
+	fmt.Printf("go: %d passed, %d failed\n", passed, failed)
+	if failed > 0 || len(all.Scenarios) == 0 || len(all.Secure) == 0 {
+		return errors.New("scenarios failed")
+	}
+	return nil
+}
+
+// options are those of the client that a scenario's tls and key say.
+func (s scenario) options(folder string) ([]paternoster.Option, error) {
+	var options []paternoster.Option
+	if s.Key != "" {
+		options = append(options, paternoster.WithAPIKey(s.Key))
+	}
+	if s.TLS == nil {
+		return options, nil
+	}
+	path := func(name, ending string) string { return filepath.Join(folder, name+"."+ending) }
+	roots, err := os.ReadFile(path(s.TLS.Roots, "pem"))
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: s.TLS.ServerName}
+	config.RootCAs.AppendCertsFromPEM(roots)
+	if name := s.TLS.Certificate; name != "" {
+		pair, err := tls.LoadX509KeyPair(path(name, "pem"), path(name, "key"))
+		if err != nil {
+			return nil, err
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return append(options, paternoster.WithTLS(config)), nil
+}
+
+// over runs a scenario over a connection of its own.
+func (s scenario) over(address string, options []paternoster.Option) error {
+	client, err := paternoster.Dial(address, options...)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	failed := 0
-	for _, one := range all.Scenarios {
-		if err := one.run(client); err != nil {
-			failed++
-			fmt.Printf("%s: %v\n", one.Name, err)
-		}
-	}
-	fmt.Printf("go: %d passed, %d failed\n", len(all.Scenarios)-failed, failed)
-	if failed > 0 || len(all.Scenarios) == 0 {
-		return errors.New("scenarios failed")
-	}
-	return nil
+	return s.run(client)
 }
 
 // doings are the ways to make a call; each must do what is expected.
@@ -104,6 +159,7 @@ var doings = map[string][]func(context.Context, *paternoster.Client, scenario) e
 	"tokenize":     {tokenize},
 	"models":       {models},
 	"cancel":       {cancel},
+	"quota":        {quota},
 }
 
 func (s scenario) run(client *paternoster.Client) error {
@@ -350,6 +406,20 @@ func cancel(ctx context.Context, client *paternoster.Client, s scenario) error {
 			return errors.New("the server still works on a closed stream")
 		}
 	}
+}
+
+func quota(ctx context.Context, client *paternoster.Client, s scenario) error {
+	for range 3 {
+		_, err := client.Complete(ctx, s.Request.generate())
+		var typed *paternoster.Error
+		if errors.As(err, &typed) && typed.RetryAfter <= 0 {
+			return fmt.Errorf("without a time to come back: %v", typed.Message)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func word(value fmt.Stringer, prefix string) string {

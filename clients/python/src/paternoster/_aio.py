@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typing_extensions import Self, Unpack
 
 from . import _requests, _results
-from ._call import TIMEOUT, Call, Defaults, Progress, Tls, channel_options
+from ._call import Call
+from ._connection import Answer, Closing, Connection, Generating, Unary
 from ._errors import PaternosterError, error_of
 from ._requests import (
     CallOptions,
@@ -25,74 +25,31 @@ from ._requests import (
     Prompt,
     RerankOptions,
 )
-from ._results import FinishReason
-from ._retry import Retry
-from .v1 import (
-    control_pb2,
-    control_pb2_grpc,
-    embed_pb2,
-    generate_pb2,
-    inference_pb2_grpc,
-    tokenize_pb2,
-)
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
+from .v1 import embed_pb2
 
 
-class AsyncTextStream(AsyncIterator[_results.Delta]):
+class AsyncTextStream(Generating, AsyncIterator[_results.Delta]):
     """The deltas of one generation. Closing it, or dropping it, ends the work on the server."""
-
-    def __init__(self, open_call: Callable[[], Any], progress: Progress) -> None:
-        self._open = open_call
-        self._progress = progress
-        self._closed = False
-        self._call = open_call()
 
     async def __anext__(self) -> _results.Delta:
         while not self._closed:
             try:
                 response = await self._call.read()
             except grpc.aio.AioRpcError as error:
-                await self._again(error)
+                await asyncio.sleep(self._pause(error))
+                self._call = self._open()
                 continue
             if response is grpc.aio.EOF:
-                self._closed = True
-                self._progress.check_whole()
-            elif (delta := self._progress.take(response)) is not None:
+                self._end()
+            elif (delta := self._take(response)) is not None:
                 return delta
         raise StopAsyncIteration
-
-    async def _again(self, error: grpc.aio.AioRpcError) -> None:
-        try:
-            pause = self._progress.pause(self._progress.call.failure(error))
-        except PaternosterError as final:
-            self._closed = True
-            raise final from error
-        await asyncio.sleep(pause)
-        self._call = self._open()
 
     async def result(self) -> _results.Generation:
         """Reads to the end and returns everything, what was read before included."""
         async for _ in self:
             pass
-        if len(self._progress.finished) < self._progress.n:
-            raise self._progress.broken("the stream was closed before its end")
-        return self._progress.generation()
-
-    def finish_reason(self, index: int = 0) -> FinishReason | None:
-        """Why a sequence ended; None while it goes on."""
-        return self._progress.finish_reason(index)
-
-    @property
-    def request_id(self) -> str:
-        """The name of the request, as it stands in the server's log."""
-        return self._progress.request_id
-
-    def close(self) -> None:
-        """Ends the work on the server. Closing twice is fine."""
-        self._closed = True
-        self._call.cancel()
+        return self._whole()
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,12 +57,8 @@ class AsyncTextStream(AsyncIterator[_results.Delta]):
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_call"):
-            self.close()
 
-
-class AsyncEmbedStream(AsyncIterator[_results.Embeddings]):
+class AsyncEmbedStream(Closing, AsyncIterator[_results.Embeddings]):
     """The answers to batches of texts, in order. It is never tried again: its input is gone."""
 
     def __init__(
@@ -141,49 +94,18 @@ class AsyncEmbedStream(AsyncIterator[_results.Embeddings]):
             raise StopAsyncIteration
         return _results.embeddings_of(response)
 
-    def close(self) -> None:
-        """Ends the work on the server. Closing twice is fine."""
-        self._call.cancel()
-
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_call"):
-            self.close()
 
-
-class AsyncClient:
+class AsyncClient(Connection):
     """A connection to a server, to be made inside a running event loop. Close it, or use it in
     `async with`."""
 
-    def __init__(
-        self,
-        address: str = "localhost:50051",
-        *,
-        api_key: str | None = None,
-        tls: Tls | bool = False,
-        timeout: float = TIMEOUT,
-        retry: Retry | None = None,
-        metadata: Mapping[str, str] | None = None,
-        options: Sequence[tuple[str, Any]] = (),
-    ) -> None:
-        secure = Tls() if tls is True else tls or None
-        self._defaults = Defaults(timeout, retry or Retry(), metadata or {}, api_key)
-        arguments = channel_options(secure, options)
-        self._channel = (
-            grpc.aio.insecure_channel(address, arguments)
-            if secure is None
-            else grpc.aio.secure_channel(address, secure.credentials(), arguments)
-        )
-        self.inference = inference_pb2_grpc.InferenceStub(self._channel)
-        """The generated stub of the service Inference, for what this class has no method for."""
-        self.control = control_pb2_grpc.ControlStub(self._channel)
-        """The generated stub of the service Control."""
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+    _grpc: ClassVar[Any] = grpc.aio
 
     async def close(self) -> None:
         """Closes the connection and ends its calls."""
@@ -206,25 +128,25 @@ class AsyncClient:
         self, prompt: Prompt, **options: Unpack[GenerateOptions]
     ) -> _results.Generation:
         """Continues a prompt and returns the whole answer."""
-        return await self._complete(_requests.generate_request(prompt, None, options), options)
+        return await self._unary(self._generation(prompt, None, options), options)
 
     def generate_stream(
         self, prompt: Prompt, **options: Unpack[GenerateOptions]
     ) -> AsyncTextStream:
         """Continues a prompt and returns the answer as it comes."""
-        return self._stream(_requests.generate_request(prompt, None, options), options)
+        return AsyncTextStream(*self._generating(prompt, None, options))
 
     async def chat(
         self, messages: Messages, **options: Unpack[GenerateOptions]
     ) -> _results.Generation:
         """Continues a conversation and returns the whole answer."""
-        return await self._complete(_requests.generate_request(None, messages, options), options)
+        return await self._unary(self._generation(None, messages, options), options)
 
     def chat_stream(
         self, messages: Messages, **options: Unpack[GenerateOptions]
     ) -> AsyncTextStream:
         """Continues a conversation and returns the answer as it comes."""
-        return self._stream(_requests.generate_request(None, messages, options), options)
+        return AsyncTextStream(*self._generating(None, messages, options))
 
     async def tokenize(
         self,
@@ -234,16 +156,11 @@ class AsyncClient:
         **options: Unpack[ModelOptions],
     ) -> _results.Tokens:
         """Turns a text, or a conversation, into tokens."""
-        request = _requests.tokenize_request(text, add_special_tokens, options.get("model"))
-        return _results.tokens_of(await self._unary(self.inference.Tokenize, request, options))
+        return await self._unary(self._tokens(text, add_special_tokens, options), options)
 
     async def detokenize(self, token_ids: Iterable[int], **options: Unpack[ModelOptions]) -> str:
         """Turns tokens into text."""
-        request = tokenize_pb2.DetokenizeRequest(
-            model=options.get("model") or "", token_ids=token_ids
-        )
-        answer = await self._unary(self.inference.Detokenize, request, options)
-        return answer.text
+        return await self._unary(self._text(token_ids, options), options)
 
     # === vectors and scores ===
 
@@ -251,8 +168,7 @@ class AsyncClient:
         self, inputs: str | Sequence[str], **options: Unpack[EmbedOptions]
     ) -> _results.Embeddings:
         """Embeds texts: one vector for each."""
-        request = _requests.embed_request(inputs, options)
-        return _results.embeddings_of(await self._unary(self.inference.Embed, request, options))
+        return await self._unary(self._embeddings(inputs, options), options)
 
     def embed_stream(
         self,
@@ -268,72 +184,45 @@ class AsyncClient:
         self, query: str, texts: Sequence[str], **options: Unpack[RerankOptions]
     ) -> _results.Ranking:
         """Orders texts by how well they answer a query."""
-        request = _requests.rerank_request(query, texts, options)
-        return _results.ranking_of(await self._unary(self.inference.Rerank, request, options))
+        return await self._unary(self._ranking(query, texts, options), options)
 
     async def classify(
         self, inputs: str | Sequence[str], **options: Unpack[ClassifyOptions]
     ) -> _results.Classifications:
         """Sorts texts into the model's classes."""
-        request = _requests.classify_request(inputs, options)
-        answer = await self._unary(self.inference.Classify, request, options)
-        return _results.classifications_of(answer)
+        return await self._unary(self._classifications(inputs, options), options)
 
     # === the server ===
 
     async def models(self, **options: Unpack[CallOptions]) -> list[_results.Model]:
         """The models served, in the order of the server's command line."""
-        request = control_pb2.ListModelsRequest()
-        answer = await self._unary(self.control.ListModels, request, options)
-        return _results.models_of(answer.models)
+        return await self._unary(self._models(), options)
 
     async def loads(self, **options: Unpack[CallOptions]) -> list[_results.Load]:
         """How busy each model is."""
-        request = control_pb2.GetLoadRequest()
-        answer = await self._unary(self.control.GetLoad, request, options)
-        return _results.loads_of(answer.loads)
+        return await self._unary(self._loads(), options)
 
     async def health(self, service: str = "", **options: Unpack[CallOptions]) -> bool:
         """Whether a service is SERVING: the empty one, "model/NAME", "liveness" and others."""
-        request = health_pb2.HealthCheckRequest(service=service)
-        answer = await self._unary(self._health.Check, request, options)
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return await self._unary(self._serving(service), options)
 
     # === calls ===
 
-    async def _complete(
-        self, request: generate_pb2.GenerateRequest, options: GenerateOptions
-    ) -> _results.Generation:
-        return _results.generation_of(await self._unary(self.inference.Complete, request, options))
-
-    def _stream(
-        self, request: generate_pb2.GenerateRequest, options: GenerateOptions
-    ) -> AsyncTextStream:
-        call = self._defaults.call(options)
-
-        def open_call() -> Any:
-            return self.inference.Generate(
-                request, timeout=call.remaining(), metadata=call.metadata
-            )
-
-        return AsyncTextStream(open_call, Progress(call, options.get("n") or 1))
-
-    async def _unary(
-        self,
-        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
-        request: Request,
-        options: CallOptions,
-    ) -> Response:
+    async def _unary(self, unary: Unary[Answer], options: CallOptions) -> Answer:
         call = self._defaults.call(options)
         while True:
             try:
-                return await method(request, timeout=call.remaining(), metadata=call.metadata)
+                answer = await unary.method(
+                    unary.request, timeout=call.remaining(), metadata=call.metadata
+                )
             except grpc.aio.AioRpcError as error:
                 try:
                     pause = call.pause(call.failure(error))
                 except PaternosterError as final:
                     raise final from error
                 await asyncio.sleep(pause)
+            else:
+                return unary.read(answer)
 
 
 async def _async(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
 import grpc
 
 from ._errors import Failure
+
+_PAUSE_MAX = 2**31 / 1000
+"""Seconds; the longest pushback that means a time."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,8 @@ class Retry:
         if not again or attempt >= self.attempts:
             return None
         pause = self._length(attempt, failure)
-        if pause is None or (remaining is not None and pause >= remaining):
-            return None
-        return pause
+        possible = math.inf if remaining is None else remaining
+        return pause if pause is not None and pause < min(possible, _PAUSE_MAX) else None
 
     def _length(self, attempt: int, failure: Failure) -> float | None:
         if failure.pushback is not None:
@@ -44,5 +47,6 @@ class Retry:
                 else None
             )
         if failure.retry_after is not None:
-            return failure.retry_after
-        return float(min(self.longest, self.first * 2 ** (attempt - 1)) * random.uniform(0.8, 1.2))
+            return max(0.0, failure.retry_after)
+        doubled = self.first * 2 ** min(attempt - 1, 30)
+        return float(min(self.longest, doubled) * random.uniform(0.8, 1.2))

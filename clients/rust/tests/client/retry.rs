@@ -1,204 +1,11 @@
-//! When a call is made again, against a server that fails on purpose.
+//! When a call is made again, and how it ends.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-use std::collections::HashMap;
-use std::future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use paternoster_client::v1::generate_response::Event;
-use paternoster_client::v1::inference_server::{Inference, InferenceServer};
-use paternoster_client::v1::{self, GenerateResponse};
 use paternoster_client::{Error, Kind, Retry, Session, prompt};
-use tokio_stream::Stream;
-use tonic::metadata::MetadataMap;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tonic::{Code, Request, Response, Status, Streaming};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic::{Code, Request, Status};
 
-/// What an attempt does: events, then perhaps a failure.
-#[derive(Clone)]
-enum Do {
-    Started,
-    Delta,
-    Finished,
-    Fail(Status),
-}
-
-impl Do {
-    fn event(&self) -> Result<GenerateResponse, Status> {
-        let event = match self {
-            Self::Started => Event::Started(v1::Started::default()),
-            Self::Delta => Event::Delta(v1::Delta {
-                text: "ab".to_owned(),
-                ..v1::Delta::default()
-            }),
-            Self::Finished => Event::Finished(v1::Finished::default()),
-            Self::Fail(status) => return Err(status.clone()),
-        };
-        Ok(GenerateResponse { event: Some(event) })
-    }
-}
-
-fn fail(code: Code) -> Do {
-    Do::Fail(Status::new(code, "as the script says"))
-}
-
-fn pushed(pushback: &str) -> Do {
-    let mut trailers = MetadataMap::new();
-    trailers.insert("grpc-retry-pushback-ms", pushback.parse().unwrap());
-    Do::Fail(Status::with_metadata(
-        Code::Unavailable,
-        "as the script says",
-        trailers,
-    ))
-}
-
-fn exhausted(reason: &str, retry_after: Option<Duration>) -> Do {
-    let mut details = ErrorDetails::with_error_info(reason, "paternoster.v1", HashMap::new());
-    if retry_after.is_some() {
-        details.set_retry_info(retry_after);
-    }
-    let message = "as the script says";
-    Do::Fail(Status::with_error_details(
-        Code::ResourceExhausted,
-        message,
-        details,
-    ))
-}
-
-/// A server that does what a script says, attempt by attempt.
-#[derive(Clone)]
-struct Flaky {
-    script: Arc<Vec<Vec<Do>>>,
-    seen: Arc<Mutex<Vec<MetadataMap>>>,
-}
-
-impl Flaky {
-    /// The events of the next attempt. After the last one it never answers.
-    async fn step(&self, metadata: &MetadataMap) -> Vec<Result<GenerateResponse, Status>> {
-        let attempt = {
-            let mut seen = self.seen.lock().unwrap();
-            seen.push(metadata.clone());
-            seen.len() - 1
-        };
-        match self.script.get(attempt) {
-            Some(events) => events.iter().map(Do::event).collect(),
-            None => future::pending().await,
-        }
-    }
-
-    fn sent(&self, key: &str) -> Vec<String> {
-        let seen = self.seen.lock().unwrap();
-        let value =
-            |metadata: &MetadataMap| metadata.get(key).unwrap().to_str().unwrap().to_owned();
-        seen.iter().map(value).collect()
-    }
-}
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl Inference for Flaky {
-    type GenerateStream = Answers<GenerateResponse>;
-    type EmbedStreamStream = Answers<v1::EmbedResponse>;
-
-    async fn generate(
-        &self,
-        request: Request<v1::GenerateRequest>,
-    ) -> Result<Response<Self::GenerateStream>, Status> {
-        let events = self.step(request.metadata()).await;
-        Ok(Response::new(Box::pin(tokio_stream::iter(events))))
-    }
-
-    async fn complete(
-        &self,
-        request: Request<v1::GenerateRequest>,
-    ) -> Result<Response<v1::CompleteResponse>, Status> {
-        self.step(request.metadata())
-            .await
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()?;
-        let completion = v1::Completion {
-            text: "ab".to_owned(),
-            ..v1::Completion::default()
-        };
-        Ok(Response::new(v1::CompleteResponse {
-            completions: vec![completion],
-            ..v1::CompleteResponse::default()
-        }))
-    }
-
-    async fn embed(
-        &self,
-        _: Request<v1::EmbedRequest>,
-    ) -> Result<Response<v1::EmbedResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn embed_stream(
-        &self,
-        _: Request<Streaming<v1::EmbedRequest>>,
-    ) -> Result<Response<Self::EmbedStreamStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn rerank(
-        &self,
-        _: Request<v1::RerankRequest>,
-    ) -> Result<Response<v1::RerankResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn classify(
-        &self,
-        _: Request<v1::ClassifyRequest>,
-    ) -> Result<Response<v1::ClassifyResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn tokenize(
-        &self,
-        _: Request<v1::TokenizeRequest>,
-    ) -> Result<Response<v1::TokenizeResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn detokenize(
-        &self,
-        _: Request<v1::DetokenizeRequest>,
-    ) -> Result<Response<v1::DetokenizeResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-}
-
-async fn serve(script: Vec<Vec<Do>>) -> (Flaky, Session) {
-    let flaky = Flaky {
-        script: Arc::new(script),
-        seen: Arc::default(),
-    };
-    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = incoming.local_addr().unwrap();
-    let server = Server::builder().add_service(InferenceServer::new(flaky.clone()));
-    tokio::spawn(server.serve_with_incoming(incoming));
-    let session = Session::connect(format!("http://{address}")).await.unwrap();
-    let quick = Retry {
-        first: Duration::from_millis(1),
-        ..Retry::default()
-    };
-    (flaky, session.with_retry(quick))
-}
-
-fn good() -> Vec<Do> {
-    vec![Do::Started, Do::Delta, Do::Finished]
-}
+use crate::flaky::{Do, exhausted, fail, good, pushed, serve};
 
 struct Case {
     name: &'static str,
@@ -315,12 +122,12 @@ fn spawnable<F: Future + Send>(call: F) -> F {
     call
 }
 
-async fn whole(session: &Session) -> Result<String, Error> {
+pub(crate) async fn whole(session: &Session) -> Result<String, Error> {
     let answer = spawnable(session.complete(prompt("x", 1))).await?;
     Ok(answer.completions.into_iter().map(|one| one.text).collect())
 }
 
-async fn streamed(session: &Session) -> Result<String, Error> {
+pub(crate) async fn streamed(session: &Session) -> Result<String, Error> {
     let mut generation = spawnable(session.generate(prompt("x", 1))).await?;
     let mut text = String::new();
     while let Some(piece) = generation.text().await? {
@@ -398,11 +205,9 @@ async fn a_deadline_that_passes_is_no_cancel() {
         assert_eq!(unary.code(), Code::DeadlineExceeded, "{unary}");
         let stream = streamed(&session).await.unwrap_err();
         assert_eq!(stream.kind(), Kind::DeadlineExceeded, "{stream}");
-        assert_eq!(
-            flaky.seen.lock().unwrap().len(),
-            2,
-            "neither was tried again"
-        );
+        // On a machine at its limit a call may not even arrive.
+        let seen = flaky.seen.lock().unwrap().len();
+        assert!(seen <= 2, "neither was tried again: {seen}");
     }
 }
 
