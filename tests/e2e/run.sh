@@ -6,6 +6,7 @@ cd "$(dirname "$0")/../.."
 source .ci/tools.sh
 
 need_curl
+need_openssl
 go_tool grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 go_tool ghz github.com/bojand/ghz/cmd/ghz@v0.93.0
 python=$(python_env e2e pytest==9.0.2 grpcio==1.80.0 grpcio-tools==1.80.0 grpcio-health-checking==1.80.0 huggingface_hub==2.4.0)

@@ -1,10 +1,12 @@
 //! The flags of `paternoster bench`, and the run they describe.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use hyper::HeaderMap;
+use paternoster_client::Tls;
 use rand_distr::Gamma;
 use tonic::metadata::MetadataMap;
 
@@ -47,7 +49,39 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 1, help_heading = "Target")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub connections: u16,
-    /// Sent with every call, as "authorization: Bearer KEY"; may be given several times.
+    /// Certificates that the server's has to lead to, PEM; with it TLS is spoken.
+    #[arg(long, value_name = "FILE", help_heading = "Target")]
+    pub tls_ca: Option<PathBuf>,
+    /// The name the server's certificate has to have; default: the host of the address.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "tls_ca",
+        help_heading = "Target"
+    )]
+    pub tls_server_name: Option<String>,
+    /// The certificate to show to a server that wants one, PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_ca",
+        requires = "tls_client_key"
+    )]
+    #[arg(help_heading = "Target")]
+    pub tls_client_cert: Option<PathBuf>,
+    /// The private key of --tls-client-cert, PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_client_cert",
+        help_heading = "Target"
+    )]
+    pub tls_client_key: Option<PathBuf>,
+    /// The key to send with every call, as "authorization: Bearer KEY".
+    #[arg(long, value_name = "KEY", env = "API_KEY", hide_env_values = true)]
+    #[arg(value_parser = parse_key, help_heading = "Target")]
+    pub api_key: Option<Key>,
+    /// Sent with every call, as "x-tenant-id: a"; may be given several times.
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header, help_heading = "Target")]
     pub header: Vec<Header>,
 
@@ -260,9 +294,41 @@ impl BenchArgs {
     pub fn address(&self) -> String {
         match &self.addr {
             Some(addr) if addr.contains("://") => addr.clone(),
-            Some(addr) => format!("http://{addr}"),
-            None => format!("http://127.0.0.1:{}", self.port),
+            Some(addr) => format!("{}://{addr}", self.scheme()),
+            None => format!("{}://127.0.0.1:{}", self.scheme(), self.port),
         }
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls_ca.is_some() {
+            "https"
+        } else {
+            "http"
+        }
+    }
+
+    /// How to talk TLS, if it is talked.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>, String> {
+        let Some(roots) = &self.tls_ca else {
+            if self.address().starts_with("https://") {
+                return Err("--tls-ca has to say whom to believe".to_owned());
+            }
+            return Ok(None);
+        };
+        let mut tls = Tls::new(pem(roots)?);
+        if let Some(name) = &self.tls_server_name {
+            tls = tls.with_server_name(name);
+        }
+        if let (Some(certificate), Some(key)) = (&self.tls_client_cert, &self.tls_client_key) {
+            tls = tls.with_identity(pem(certificate)?, pem(key)?);
+        }
+        Ok(Some(tls))
+    }
+
+    /// What is sent with every call.
+    pub(crate) fn headers(&self) -> Vec<Header> {
+        let key = self.api_key.clone().map(|Key(header)| header);
+        key.into_iter().chain(self.header.iter().cloned()).collect()
     }
 
     /// Whether prompts are made of the model's token ids.
@@ -282,10 +348,10 @@ impl BenchArgs {
     /// The headers, for HTTP.
     pub(crate) fn http_headers(&self) -> HeaderMap {
         let metadata: MetadataMap =
-            self.header
-                .iter()
-                .fold(MetadataMap::new(), |mut map, header| {
-                    map.insert(header.0.clone(), header.1.clone());
+            self.headers()
+                .into_iter()
+                .fold(MetadataMap::new(), |mut map, (name, value)| {
+                    map.insert(name, value);
                     map
                 });
         metadata.into_headers()
@@ -443,6 +509,24 @@ impl BenchArgs {
     }
 }
 
+/// The header that an API key is sent in.
+#[derive(Clone)]
+pub struct Key(Header);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+fn parse_key(text: &str) -> Result<Key, String> {
+    parse_header(&format!("authorization: Bearer {text}")).map(Key)
+}
+
+fn pem(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
 fn parse_on_off(text: &str) -> Result<(Duration, Duration), String> {
     let (on, off) = text.split_once(':').ok_or("use ON:OFF, as 1s:4s")?;
     let (on, off) = (parse_time(on)?, parse_time(off)?);
@@ -496,6 +580,9 @@ mod tests {
             &["--embed", "2"],
             &["--requests", "0"],
             &["--rate", "0"],
+            &["--tls-server-name", "lift.example"],
+            &["--tls-ca", "ca.pem", "--tls-client-cert", "a.pem"],
+            &["--tls-ca", "ca.pem", "--tls-client-key", "a.key"],
         ] {
             assert!(args(flags).is_err(), "{flags:?}");
         }
@@ -503,8 +590,17 @@ mod tests {
 
     #[test]
     fn a_report_does_not_tell_keys() {
-        let args = args(&["--header", "authorization: Bearer secret", "--rate", "5"]).unwrap();
-        let setting = format!("{:?}", args.setting());
+        let flags = [
+            "--header",
+            "x-key: secret",
+            "--api-key",
+            "secret",
+            "--rate",
+            "5",
+        ];
+        let args = args(&flags).unwrap();
+        assert_eq!(args.headers().len(), 2);
+        let setting = format!("{:?}", (args.setting(), &args.api_key));
         assert!(!setting.contains("secret"), "{setting}");
         assert!(setting.contains("Poisson arrivals"), "{setting}");
     }
@@ -517,8 +613,7 @@ mod tests {
 
     #[test]
     fn every_flag_is_explained_in_the_documentation() {
-        let page =
-            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/benchmarking.md");
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/benchmarking.md");
         let page = std::fs::read_to_string(page).unwrap();
         let command = Cli::command();
         for argument in command.get_arguments() {

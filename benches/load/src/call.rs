@@ -25,7 +25,7 @@ pub(crate) struct Call<'a, T> {
 impl<T: Target> Call<'_, T> {
     /// Sends it and reads its answer.
     pub(crate) async fn run(&self, ask: &Ask) {
-        self.tally.begun(self.clock.now(), self.phase);
+        self.tally.begun(self.clock.now(), self.due, self.phase);
         let mut tokens = Tokens::default();
         let answered = tokio::time::timeout(self.timeout, self.answer(ask, &mut tokens)).await;
         let answered = answered.unwrap_or_else(|_| Err(Failure::overdue()));

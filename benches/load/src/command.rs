@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Api, BenchArgs};
+use crate::effort::{self, Effort};
 use crate::grpc::Grpc;
 use crate::openai::OpenAi;
 use crate::progress;
@@ -72,7 +73,12 @@ pub async fn bench(args: BenchArgs, stop: CancellationToken) -> Result<(), Bench
 /// Runs a load.
 pub async fn measure(args: &BenchArgs, stop: CancellationToken) -> Result<Report, BenchError> {
     let address = args.address();
+    let tls = args.tls().map_err(BenchError::Flags)?;
     if args.api == Api::Openai {
+        if tls.is_some() {
+            let text = "--api openai does not speak TLS".to_owned();
+            return Err(BenchError::Flags(text));
+        }
         let target = OpenAi::new(&address, args.model.clone(), args.http_headers());
         let scenario = args.scenario_unknown().map_err(BenchError::Flags)?;
         return Ok(drive(args, target, scenario, stop).await);
@@ -81,7 +87,8 @@ pub async fn measure(args: &BenchArgs, stop: CancellationToken) -> Result<Report
         &address,
         args.connections.into(),
         args.model.clone(),
-        args.header.clone(),
+        args.headers(),
+        tls,
     );
     let unreachable = |cause| BenchError::Connect {
         address: address.clone(),
@@ -102,6 +109,7 @@ async fn drive<T: Target>(
     stop: CancellationToken,
 ) -> Report {
     let objective = args.objective();
+    let used = effort::used();
     let tally = Arc::new(Tally::new(objective));
     let from = scenario.warmup;
     let running = run::run(Arc::new(target), scenario, Arc::clone(&tally), stop);
@@ -113,8 +121,9 @@ async fn drive<T: Target>(
             () = progress::show(Arc::clone(&tally)) => from,
         }
     };
+    let effort = Effort::new(used, effort::used(), until);
     let span = Span { from, until };
-    Report::new(&tally, span, objective, args.setting())
+    Report::new(&tally, span, objective, args.setting(), effort)
 }
 
 fn write(args: &BenchArgs, report: &Report) -> Result<(), BenchError> {

@@ -6,7 +6,7 @@ use paternoster_client::v1::control_client::ControlClient;
 use paternoster_client::v1::generate_request::Input;
 use paternoster_client::v1::generate_response::Event;
 use paternoster_client::v1::inference_client::InferenceClient;
-use paternoster_client::{Client, v1};
+use paternoster_client::{Client, Tls, v1};
 use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
@@ -35,12 +35,17 @@ impl Grpc {
         connections: usize,
         model: String,
         headers: Vec<Header>,
+        tls: Option<Tls>,
     ) -> Result<Self, tonic::transport::Error> {
-        let first = Client::connect(address).await?;
+        let open = async || match tls.clone() {
+            Some(tls) => Client::connect_tls(address, tls).await,
+            None => Client::connect(address).await,
+        };
+        let first = open().await?;
         let control = first.control();
         let mut opened = vec![first.inference()];
         while opened.len() < connections {
-            opened.push(Client::connect(address).await?.inference());
+            opened.push(open().await?.inference());
         }
         Ok(Self {
             connections: opened,

@@ -49,6 +49,12 @@ fn write(page: &mut String, report: &Report) -> std::fmt::Result {
             escaped(value)
         )?;
     }
+    if let Some(effort) = &report.generator {
+        writeln!(
+            page,
+            "<tr><td class=\"name\">generator<td class=\"name\">{effort}"
+        )?;
+    }
     writeln!(
         page,
         "<tr><td class=\"name\">version<td class=\"name\">{}\n</table>\n</html>",

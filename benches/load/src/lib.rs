@@ -11,6 +11,7 @@ pub mod arrivals;
 pub mod call;
 mod clock;
 pub mod command;
+pub mod effort;
 pub mod grpc;
 pub mod histogram;
 mod html;

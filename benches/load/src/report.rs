@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::effort::Effort;
 use crate::histogram::Summary;
 use crate::series::Point;
 use crate::tally::{Counts, Objective, Tally};
@@ -15,6 +16,9 @@ pub struct Report {
     pub version: String,
     /// What was asked for, as pairs of a name and a value.
     pub setting: Vec<(String, String)>,
+    /// What the generator itself took of its machine, the warm-up included; absent where the system
+    /// does not say.
+    pub generator: Option<Effort>,
     /// Seconds from the end of the warm-up until the last measured request ended.
     pub seconds: f64,
     /// Requests by how they ended.
@@ -34,7 +38,7 @@ pub struct Report {
 /// Measured requests by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Requests {
-    /// Begun.
+    /// Begun, or due and never sent because too many were in flight.
     pub begun: u64,
     /// Generations that came to their end.
     pub completed: u64,
@@ -46,7 +50,7 @@ pub struct Requests {
     pub expired: u64,
     /// Failed.
     pub failed: u64,
-    /// In flight when the run ended.
+    /// In flight when the run ended, or never sent.
     pub unfinished: u64,
     /// Completed within the objective; absent if none is set.
     pub good: Option<u64>,
@@ -85,6 +89,8 @@ pub struct Rates {
 /// Times by their kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Latencies {
+    /// From when a request was due until it was sent.
+    pub late: Summary,
     /// From when a request was due to its first token.
     pub ttft: Summary,
     /// Between tokens; each token of a message has an equal share of the gap before the message.
@@ -126,6 +132,7 @@ impl Report {
         span: Span,
         objective: Objective,
         setting: Vec<(String, String)>,
+        generator: Option<Effort>,
     ) -> Self {
         let series = tally.points(span.until);
         tally.with_counts(|counts| {
@@ -142,6 +149,7 @@ impl Report {
             Self {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 setting,
+                generator,
                 seconds,
                 requests: Requests {
                     begun: counts.begun,
@@ -168,6 +176,7 @@ impl Report {
                     goodput: good.map(rate),
                 },
                 latencies: Latencies {
+                    late: counts.late.summary(),
                     ttft: counts.ttft.summary(),
                     itl: counts.itl.summary(),
                     gap: counts.gap.summary(),
@@ -236,7 +245,7 @@ mod tests {
                 Phase::Measured
             };
             let ttft = at(100 + number);
-            tally.begun(due, phase);
+            tally.begun(due + at(number % 2), due, phase);
             tally.first(due + ttft, 1, ttft, phase);
             tally.tokens(due + ttft + at(30), 3, at(30), phase);
             let outcome = match number % 10 {
@@ -267,15 +276,20 @@ mod tests {
             };
             tally.ended(due + ttft + at(40), ended, phase);
         }
-        tally.begun(at(5000), Phase::Measured);
+        tally.begun(at(5000), at(5000), Phase::Measured);
         let setting = vec![("target".to_owned(), "http://127.0.0.1:50051".to_owned())];
+        let generator = Effort {
+            cpu_seconds: 1.5,
+            cores: 2,
+            share: 0.125,
+        };
         let span = Span {
             from: at(1000),
             until: at(6000),
         };
         Report {
             version: "0.0.0".to_owned(),
-            ..Report::new(&tally, span, objective, setting)
+            ..Report::new(&tally, span, objective, setting, Some(generator))
         }
     }
 

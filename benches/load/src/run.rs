@@ -79,13 +79,9 @@ pub async fn run<T: Target>(
         runner.begin(&mut calls).await;
         let rest = async { while calls.join_next().await.is_some() {} };
         // A closed loop's workers are to be waited for as long as they send, too.
-        let Some(end) = runner.end() else {
-            return rest.await;
-        };
-        let end = end.max(clock.now()) + runner.scenario.grace;
         tokio::select! {
             () = rest => {}
-            () = clock.sleep_until(end) => {}
+            () = runner.over() => {}
         }
     };
     tokio::select! {
@@ -147,10 +143,19 @@ impl<T: Target> Runner<T> {
                 let places = Arc::new(Semaphore::new(in_flight_max));
                 for due in Arrivals::new(spacing, schedule, random) {
                     let Some(next) = self.next(due) else { break };
-                    self.clock.sleep_until(due).await;
-                    let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                        break;
+                    let turn = async {
+                        self.clock.sleep_until(due).await;
+                        Arc::clone(&places).acquire_owned().await
                     };
+                    let place = tokio::select! {
+                        biased;
+                        () = self.over() => {
+                            self.tally.unsent(self.clock.now(), next.phase);
+                            continue;
+                        }
+                        place = turn => place,
+                    };
+                    let Ok(place) = place else { break };
                     let runner = Arc::clone(self);
                     calls.spawn(async move {
                         runner.call(next).await;
@@ -189,6 +194,14 @@ impl<T: Target> Runner<T> {
     fn end(&self) -> Option<Duration> {
         let scenario = &self.scenario;
         scenario.duration.map(|duration| scenario.warmup + duration)
+    }
+
+    /// Waits until nothing is waited for any more.
+    async fn over(&self) {
+        match self.end() {
+            Some(end) => self.clock.sleep_until(end + self.scenario.grace).await,
+            None => std::future::pending().await,
+        }
     }
 
     async fn call(&self, next: Next) {
@@ -342,5 +355,25 @@ mod tests {
         let (tally, took) = tally_of(long, CancellationToken::new()).await;
         assert_eq!(took.as_millis() / 100, 145);
         tally.with_counts(|counts| assert_eq!((counts.begun, counts.completed), (100, 14)));
+    }
+
+    /// What could not be sent is not forgotten: 10 s of 10 requests/s, one in flight at a time.
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_were_never_sent_are_counted_and_waited_for_no_longer() {
+        let long = Scenario {
+            duration: Some(Duration::from_secs(10)),
+            ..scenario(open(10.0, 1), None)
+        };
+        let (tally, took) = tally_of(long, CancellationToken::new()).await;
+        assert_eq!(took.as_millis() / 100, 145);
+        tally.with_counts(|counts| {
+            assert_eq!((counts.begun, counts.completed), (100, 14));
+            // The 15th was due after 1.4 s and sent after 14 s.
+            assert_eq!(counts.late.count(), 15);
+            let latest = counts.late.quantile_ms(1.0);
+            assert!((12_590.0..=12_620.0).contains(&latest), "{latest}");
+        });
+        let points = tally.points(took);
+        assert_eq!(points.iter().map(|point| point.begun).sum::<u64>(), 100);
     }
 }

@@ -80,6 +80,12 @@ impl Series {
         self.now.begun += 1;
     }
 
+    /// A request was never sent.
+    pub(crate) fn unsent(&mut self, time: Duration) {
+        self.reach(time);
+        self.now.begun += 1;
+    }
+
     /// A request ended: well, badly, or because it was left.
     pub(crate) fn ended(&mut self, time: Duration, completed: u64, failed: u64) {
         self.reach(time);

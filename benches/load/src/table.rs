@@ -16,6 +16,9 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
     for (name, value) in &report.setting {
         writeln!(text, "{name:<16} {value}")?;
     }
+    if let Some(effort) = &report.generator {
+        writeln!(text, "{:<16} {effort}", "generator")?;
+    }
     writeln!(text)?;
     let (requests, tokens, rates) = (&report.requests, &report.tokens, &report.rates);
     writeln!(
@@ -78,6 +81,7 @@ fn row(text: &mut String, name: &str, total: u64, rate: f64) -> std::fmt::Result
 pub(crate) fn kinds(report: &Report) -> Vec<(&'static str, Summary)> {
     let times = &report.latencies;
     let kinds = [
+        ("sent late", times.late),
         ("first token", times.ttft),
         ("between tokens", times.itl),
         ("between messages", times.gap),

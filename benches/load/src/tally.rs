@@ -73,12 +73,16 @@ pub struct Errors {
 
 /// Kinds of errors that are told apart; the others are counted as one.
 const ERRORS_MAX: usize = 64;
+/// What is kept of a code and of a reason.
+const ERROR_CHARS_MAX: usize = 200;
 
 /// Everything counted.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Measured requests begun.
+    /// Measured requests begun, or due and never sent.
     pub begun: u64,
+    /// How late they were sent.
+    pub late: Times,
     /// Generations that came to their end.
     pub completed: u64,
     /// Embeddings answered, and their vectors.
@@ -144,10 +148,20 @@ impl Tally {
         }
     }
 
-    /// A request begins.
-    pub fn begun(&self, now: Duration, phase: Phase) {
+    /// A request that was due begins.
+    pub fn begun(&self, now: Duration, due: Duration, phase: Phase) {
         let (counts, series) = &mut *self.state();
         series.begun(now);
+        if phase == Phase::Measured {
+            counts.begun += 1;
+            counts.late.record(now.saturating_sub(due));
+        }
+    }
+
+    /// A request that was due is not sent any more: too many were in flight until the end.
+    pub fn unsent(&self, now: Duration, phase: Phase) {
+        let (counts, series) = &mut *self.state();
+        series.unsent(now);
         if phase == Phase::Measured {
             counts.begun += 1;
         }
@@ -246,7 +260,7 @@ impl Counts {
                 self.e2e.record(ended.after);
                 self.prompt_tokens += u64::from(cost.prompt_tokens);
                 self.cached_tokens += u64::from(cost.cached_tokens);
-                self.good += u64::from(objective.is_kept(&ended.tokens));
+                self.good += u64::from(objective.is_kept(&ended.tokens, ended.after));
             }
             Outcome::Embedded(embedded) => {
                 self.embedded += 1;
@@ -256,13 +270,13 @@ impl Counts {
             }
             Outcome::Left => self.left += 1,
             Outcome::Expired => self.expired += 1,
-            Outcome::Failed(failure) => self.failed(failure),
+            Outcome::Failed(failure) => self.failed(&failure),
         }
     }
 
-    fn failed(&mut self, failure: Failure) {
+    fn failed(&mut self, failure: &Failure) {
         self.failed += 1;
-        let mut key = (failure.code, failure.reason);
+        let mut key = (shown(&failure.code), shown(&failure.reason));
         if self.errors.len() >= ERRORS_MAX && !self.errors.contains_key(&key) {
             key = ("others".to_owned(), String::new());
         }
@@ -272,18 +286,26 @@ impl Counts {
     }
 }
 
+/// What a server says of an error, fit for a line of a terminal and kept in bounded memory.
+fn shown(text: &str) -> String {
+    let printable = text.chars().filter(|letter| !letter.is_control());
+    printable.take(ERROR_CHARS_MAX).collect()
+}
+
 impl Objective {
     /// Whether one is set.
     pub fn is_set(&self) -> bool {
         self.ttft.is_some() || self.itl.is_some()
     }
 
-    fn is_kept(self, tokens: &Tokens) -> bool {
+    /// `after`: when it ended. An answer without a token has made its reader wait until then.
+    fn is_kept(self, tokens: &Tokens, after: Duration) -> bool {
         let within = |time: Option<Duration>, bound: Option<Duration>| match (time, bound) {
             (Some(time), Some(bound)) => time <= bound,
             _ => true,
         };
-        within(tokens.ttft, self.ttft) && within(tokens.mean_gap(), self.itl)
+        let first = tokens.ttft.unwrap_or(after);
+        within(Some(first), self.ttft) && within(tokens.mean_gap(), self.itl)
     }
 }
 
@@ -304,6 +326,14 @@ mod tests {
         }
     }
 
+    fn without_tokens(after: u64) -> Ended {
+        Ended {
+            after: Duration::from_millis(after),
+            tokens: Tokens::default(),
+            ..completed(0, 0, 1)
+        }
+    }
+
     #[test]
     fn good_requests_keep_both_times() {
         let tally = Tally::new(Objective {
@@ -316,18 +346,20 @@ mod tests {
             completed(101, 0, 1),    // late
             completed(50, 200, 11),  // slow
             completed(50, 0, 1),     // good: no gap at all
+            without_tokens(100),     // good: it ended in time
+            without_tokens(101),     // late
         ] {
-            tally.begun(now, Phase::Measured);
+            tally.begun(now, now, Phase::Measured);
             tally.ended(now, ended, Phase::Measured);
         }
-        tally.with_counts(|counts| assert_eq!((counts.completed, counts.good), (4, 2)));
+        tally.with_counts(|counts| assert_eq!((counts.completed, counts.good), (6, 3)));
     }
 
     #[test]
     fn each_token_of_a_message_has_its_share_of_the_gap() {
         let tally = Tally::new(Objective::default());
         let at = Duration::from_millis;
-        tally.begun(at(0), Phase::Measured);
+        tally.begun(at(0), at(0), Phase::Measured);
         tally.first(at(50), 1, at(50), Phase::Measured);
         tally.tokens(at(90), 4, at(40), Phase::Measured);
         tally.tokens(at(96), 1, at(6), Phase::Measured);
@@ -344,13 +376,13 @@ mod tests {
     fn warming_up_counts_nothing_and_errors_are_bounded() {
         let tally = Tally::new(Objective::default());
         let now = Duration::ZERO;
-        tally.begun(now, Phase::WarmUp);
+        tally.begun(now, now, Phase::WarmUp);
         tally.first(now, 1, now, Phase::WarmUp);
         tally.ended(now, completed(1, 1, 1), Phase::WarmUp);
         for code in 0..100 {
             let failure = Failure {
-                code: format!("{code:03}"),
-                reason: String::new(),
+                code: format!("{code:03}\u{1b}{}", "x".repeat(500)),
+                reason: "a\nb".to_owned(),
                 retry_after: (code == 0).then_some(now),
             };
             let outcome = Outcome::Failed(failure);
@@ -358,7 +390,7 @@ mod tests {
                 outcome,
                 ..completed(1, 1, 1)
             };
-            tally.begun(now, Phase::Measured);
+            tally.begun(now, now, Phase::Measured);
             tally.ended(now, ended, Phase::Measured);
         }
         tally.with_counts(|counts| {
@@ -370,10 +402,8 @@ mod tests {
             assert_eq!(counts.errors.len(), ERRORS_MAX + 1);
             let others = &counts.errors[&("others".to_owned(), String::new())];
             assert_eq!(others.count, 36);
-            assert_eq!(
-                counts.errors[&("000".to_owned(), String::new())].with_retry,
-                1
-            );
+            let first = (format!("000{}", "x".repeat(197)), "ab".to_owned());
+            assert_eq!(counts.errors[&first].with_retry, 1);
         });
     }
 }
