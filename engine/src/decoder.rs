@@ -17,6 +17,7 @@ use crate::frame::{Frame, Work};
 use crate::handle::{End, Factory, Generate, Refusal};
 use crate::hash::Roots;
 use crate::inbox::{Inbox, lock};
+use crate::kv_log::KvLog;
 use crate::ledger::{Ledger, Stream};
 use crate::mailbox::Mailbox;
 use crate::record::{DecoderMetrics, Ended};
@@ -35,6 +36,7 @@ pub(crate) struct Decoder {
     pub(crate) frame: Frame,
     pub(crate) inbox: Inbox<Submission>,
     pub(crate) config: EngineConfig,
+    pub(crate) kv_log: Arc<KvLog>,
     roots: Roots,
     ids: AtomicU64,
     pub(crate) metrics: DecoderMetrics,
@@ -56,6 +58,7 @@ impl Decoder {
         Self {
             frame: Frame::new(config.name.clone(), clock, config.timeouts, config.restarts),
             inbox: Inbox::new(in_flight_max(&config.limits)),
+            kv_log: Arc::default(),
             roots: Roots::new(&config.identity),
             ids: AtomicU64::new(1),
             metrics: DecoderMetrics::new(&config.name),

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::decoder::Decoder;
 use crate::executor::{EncodeInput, Encoded, ExecutorError, TokenLogprob};
+use crate::kv_log::KvEvents;
 use crate::mailbox::Mailbox;
 use crate::run_encoder::EncodeEngine;
 use crate::sampling::Sampling;
@@ -150,6 +151,20 @@ impl Handle {
             ended: false,
         };
         Ok(Asked { verdict, tokens })
+    }
+
+    /// Forgets every cached prefix that no sequence uses, before the next step. Returns how many
+    /// blocks that freed.
+    pub async fn flush_cache(&self) -> Result<u32, Refusal> {
+        let (answer, blocks) = oneshot::channel();
+        self.owner.decoder.inbox.flush(answer)?;
+        blocks.await.map_err(|_| Refusal::Unavailable)
+    }
+
+    /// What changes in the prefix cache: from the event of this number on, as far as it is kept, or
+    /// from now on.
+    pub fn kv_events(&self, from: Option<u64>) -> KvEvents {
+        KvEvents::new(Arc::clone(&self.owner.decoder.kv_log), from)
     }
 
     /// The latest counts.

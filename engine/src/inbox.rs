@@ -4,6 +4,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use scheduler::request::{Reject, RequestId};
+use tokio::sync::oneshot;
 
 use crate::handle::Refusal;
 
@@ -16,6 +17,8 @@ pub(crate) struct Orders<S> {
     pub(crate) aborts: Vec<RequestId>,
     /// Work that its caller has enough of. As many at most.
     pub(crate) stops: Vec<RequestId>,
+    /// Who wants the prefix cache flushed, and to know how many blocks that freed.
+    pub(crate) flushes: Vec<oneshot::Sender<u32>>,
     /// Whether everything is to end now.
     pub(crate) abort_all: bool,
     /// Whether the loop ends when it has nothing left to do.
@@ -28,6 +31,7 @@ impl<S> Default for Orders<S> {
             submissions: Vec::new(),
             aborts: Vec::new(),
             stops: Vec::new(),
+            flushes: Vec::new(),
             abort_all: false,
             draining: false,
         }
@@ -104,6 +108,21 @@ impl<S> Inbox<S> {
         }
     }
 
+    /// Leaves the word to flush the prefix cache, unless as many wait for that as may wait at all.
+    pub(crate) fn flush(&self, answer: oneshot::Sender<u32>) -> Result<(), Refusal> {
+        let mut state = lock(&self.state);
+        let waiting = state.orders.flushes.len() as u32;
+        if state.closed {
+            return Err(Refusal::Unavailable);
+        }
+        if waiting >= self.submissions_max {
+            return Err(Refusal::Reject(Reject::QueueFull { waiting }));
+        }
+        state.orders.flushes.push(answer);
+        self.wake_parked(state);
+        Ok(())
+    }
+
     /// Takes the word to end everything, for whoever acts while there is no loop. What has not been
     /// taken in yet is dropped with it.
     pub(crate) fn take_abort_all(&self) -> bool {
@@ -175,10 +194,15 @@ impl<S> Inbox<S> {
             submissions,
             aborts,
             stops,
+            flushes,
             abort_all,
             draining: _,
         } = &state.orders;
-        let idle = submissions.is_empty() && aborts.is_empty() && stops.is_empty() && !abort_all;
+        let idle = submissions.is_empty()
+            && aborts.is_empty()
+            && stops.is_empty()
+            && flushes.is_empty()
+            && !abort_all;
         if idle && !state.woken {
             state.parked = true;
             state = wait(&self.signal, state, sleep_max);

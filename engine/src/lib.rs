@@ -10,6 +10,7 @@ pub mod executor;
 pub mod fake;
 pub mod handle;
 pub mod hash;
+pub mod kv_log;
 pub mod metrics;
 pub mod sampling;
 

@@ -8,10 +8,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use scheduler::cache::CacheChanges;
 use scheduler::limits::Limits;
 use scheduler::plan::{Event, Outcome, Plan, Sampled, Stats};
 use scheduler::request::{Finish, Micros, Reject, RequestId, Token};
 use scheduler::scheduler::Scheduler;
+use tokio::sync::oneshot;
 
 use crate::beat::Beat;
 use crate::clock::{after, seconds};
@@ -51,6 +53,9 @@ pub(crate) struct Life<'a> {
     number: u64,
     executor: Box<dyn Executor>,
     scheduler: Scheduler,
+    /// Tokens of one KV block.
+    block_tokens: usize,
+    changes: CacheChanges,
     recorded: Stats,
     orders: Orders<Submission>,
     returning: Returning,
@@ -89,11 +94,16 @@ impl<'a> Life<'a> {
             waiting_max: in_flight_max(&limits),
             ..limits
         };
+        let mut scheduler = Scheduler::new(limits, pool, Box::new(Sha256Hasher));
+        scheduler.watch_cache();
+        decoder.kv_log.clear();
         Self {
             decoder,
             number: life,
             executor,
-            scheduler: Scheduler::new(limits, pool, Box::new(Sha256Hasher)),
+            scheduler,
+            block_tokens: pool.block_tokens.get() as usize,
+            changes: CacheChanges::default(),
             recorded: Stats::default(),
             orders: Orders::default(),
             returning: Returning::default(),
@@ -136,7 +146,7 @@ impl<'a> Life<'a> {
         // Readers get the last step's tokens while the device computes this one.
         let news = !self.events.is_empty();
         self.publish(now)?;
-        self.record_stats();
+        self.record();
         if self.flights.is_full() || !(launched || self.flights.is_empty()) {
             self.land(beat)?;
             return Ok(true);
@@ -246,7 +256,7 @@ impl<'a> Life<'a> {
         drop(guard);
         self.readers.drain(..).for_each(Waker::wake);
         self.returning.done = true;
-        self.record_stats();
+        self.record();
         decoder.frame.serve(|| decoder.inbox.is_draining());
         Ok(())
     }
@@ -291,6 +301,13 @@ impl<'a> Life<'a> {
             if let Some(stream) = ledger.streams.get(&id) {
                 decoder.metrics.cancelled(stream.phase());
                 self.abort(&mut ledger, id, now);
+            }
+        }
+        if !orders.flushes.is_empty() {
+            let blocks = self.scheduler.flush_cache();
+            for asked in orders.flushes.drain(..) {
+                // Who is gone does not want to know.
+                let _gone = asked.send(blocks);
             }
         }
         if orders.abort_all {
@@ -512,9 +529,11 @@ impl<'a> Life<'a> {
         reader
     }
 
-    fn record_stats(&mut self) {
+    fn record(&mut self) {
         let stats = self.scheduler.stats();
         self.decoder.record_stats(&self.recorded, stats);
         self.recorded = stats;
+        self.scheduler.take_cache_changes(&mut self.changes);
+        self.decoder.kv_log.extend(&self.changes, self.block_tokens);
     }
 }

@@ -1,6 +1,8 @@
 //! The KV memory as the policy sees it: the block pool and the prefix index, kept in step.
 
 use crate::blocks::BlockPool;
+use crate::cache::{CacheChange, CacheChanges};
+use crate::hash::BlockHash;
 use crate::limits::Pool;
 use crate::plan::BlockId;
 use crate::prefix::{ContentId, Key, PrefixIndex};
@@ -12,6 +14,8 @@ pub(crate) struct Kv {
     index: PrefixIndex,
     block_tokens: u32,
     evictions: u64,
+    /// What changed since it was last asked; `None` while nobody wants to know.
+    changes: Option<CacheChanges>,
 }
 
 impl Kv {
@@ -23,6 +27,7 @@ impl Kv {
             index: PrefixIndex::new(pool.blocks, block_tokens),
             block_tokens,
             evictions: 0,
+            changes: None,
         }
     }
 
@@ -50,7 +55,7 @@ impl Kv {
     pub(crate) fn take(&mut self) -> Option<BlockId> {
         let taken = self.pool.take()?;
         if taken.evicted {
-            self.index.remove(taken.block);
+            self.remove(taken.block);
             self.evictions += 1;
         }
         Some(taken.block)
@@ -68,10 +73,21 @@ impl Kv {
 
     /// Makes a full, computed block findable. When another block holds the same text already,
     /// that one stays the findable one.
-    pub(crate) fn publish(&mut self, block: BlockId, key: Key<'_>) -> ContentId {
+    /// `before` is the hash of the block before it, if there is one.
+    pub(crate) fn publish(
+        &mut self,
+        block: BlockId,
+        key: Key<'_>,
+        before: Option<BlockHash>,
+    ) -> ContentId {
         let (content, entered) = self.index.insert(block, key);
         if entered {
             self.pool.keep(block);
+            if let Some(changes) = &mut self.changes {
+                let (hash, parent) = (key.hash, before);
+                changes.changes.push(CacheChange::Stored { hash, parent });
+                changes.tokens.extend_from_slice(key.tokens);
+            }
         }
         content
     }
@@ -79,7 +95,7 @@ impl Kv {
     /// Makes `block` no longer findable, if it was: what it holds is not to be trusted.
     pub(crate) fn distrust(&mut self, block: BlockId) {
         if self.pool.is_known(block) {
-            self.index.remove(block);
+            self.remove(block);
             self.pool.forget(block);
         }
     }
@@ -95,11 +111,37 @@ impl Kv {
     pub(crate) fn flush(&mut self) -> u32 {
         let mut flushed = 0;
         while let Some(block) = self.pool.oldest() {
-            self.index.remove(block);
+            self.remove(block);
             self.pool.forget(block);
             flushed += 1;
         }
         flushed
+    }
+
+    /// From now on changes of what can be found are noted.
+    pub(crate) fn watch(&mut self) {
+        self.changes.get_or_insert_default();
+    }
+
+    /// Exchanges the changes noted so far for an empty list.
+    pub(crate) fn take_changes(&mut self, into: &mut CacheChanges) {
+        into.clear();
+        if let Some(changes) = &mut self.changes {
+            std::mem::swap(changes, into);
+        }
+    }
+
+    /// Takes a block out of the index.
+    fn remove(&mut self, block: BlockId) {
+        let hash = self.index.remove(block);
+        if let Some(changes) = &mut self.changes {
+            changes.changes.push(CacheChange::Removed { hash });
+        }
+    }
+
+    /// The hashes of all blocks that can be found, in no order.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = BlockHash> {
+        self.index.hashes()
     }
 
     /// Checks all counts and lists against `refs`, the number of tables that name each block.

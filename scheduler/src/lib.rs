@@ -23,6 +23,7 @@
 #![deny(missing_docs)]
 
 mod blocks;
+pub mod cache;
 pub mod encode;
 pub mod hash;
 mod kv;

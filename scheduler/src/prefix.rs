@@ -147,21 +147,31 @@ impl PrefixIndex {
         (content, true)
     }
 
-    /// Removes `block`.
-    pub(crate) fn remove(&mut self, block: BlockId) {
+    /// Removes `block`; returns the hash under which it stood.
+    pub(crate) fn remove(&mut self, block: BlockId) -> BlockHash {
         assert!(self.is_entered(block), "block {} is not published", block.0);
         let Entry { hash, next, .. } = std::mem::take(&mut self.entries[block.0 as usize]);
         let chain = self.chain(hash);
         let mut at = self.chains[chain];
         if at == block.0 {
             self.chains[chain] = next;
-            return;
+            return hash;
         }
         while self.entries[at as usize].next != block.0 {
             at = self.entries[at as usize].next;
             assert!(at != NONE, "block {} is in no chain", block.0);
         }
         self.entries[at as usize].next = next;
+        hash
+    }
+
+    /// The hashes of all published blocks, in no order.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = BlockHash> {
+        let published = self
+            .entries
+            .iter()
+            .filter(|entry| entry.content != ContentId::NOTHING);
+        published.map(|entry| entry.hash)
     }
 
     /// Whether `block` is entered; then it must be found, too.

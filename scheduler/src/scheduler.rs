@@ -22,6 +22,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
+use crate::cache::CacheChanges;
 use crate::hash::{BlockHash, BlockHasher};
 use crate::kv::Kv;
 use crate::limits::{Limits, Pool};
@@ -216,6 +217,24 @@ impl Scheduler {
     /// Drops every unreferenced cached block; returns how many.
     pub fn flush_cache(&mut self) -> u32 {
         self.kv.flush()
+    }
+
+    /// Notes from now on what changes in the prefix cache. Whoever watches takes the changes after
+    /// every step: they are kept until then.
+    pub fn watch_cache(&mut self) {
+        self.kv.watch();
+    }
+
+    /// Fills `changes` with what changed in the prefix cache since it was last asked; its memory is
+    /// used for what comes next. Always empty before [`Scheduler::watch_cache`].
+    pub fn take_cache_changes(&mut self, changes: &mut CacheChanges) {
+        self.kv.take_changes(changes);
+    }
+
+    /// The hashes of all blocks that the prefix cache can find, in no order: what the changes since
+    /// the beginning add up to.
+    pub fn cached_hashes(&self) -> impl Iterator<Item = BlockHash> {
+        self.kv.hashes()
     }
 
     /// Refuses what can never be served and what there is no room to queue.

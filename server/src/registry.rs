@@ -323,7 +323,15 @@ impl Registry {
         self.encoders().find(|encoder| ability.is_of(&encoder.task))
     }
 
-    /// All encoders.
+    /// All decoders, in their order.
+    pub(crate) fn decoders(&self) -> impl Iterator<Item = &Arc<Decoder>> {
+        self.models.iter().filter_map(|model| match model {
+            Served::Decoder(decoder) => Some(decoder),
+            Served::Encoder(_) => None,
+        })
+    }
+
+    /// All encoders, in their order.
     pub(crate) fn encoders(&self) -> impl Iterator<Item = &Arc<Encoder>> {
         self.models.iter().filter_map(|model| match model {
             Served::Encoder(encoder) => Some(encoder),

@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod cache;
 mod encode;
 mod ends;
 mod lives;

@@ -111,7 +111,8 @@ impl Scheduler {
                 parent,
                 tokens,
             };
-            let content = self.kv.publish(sequence.table[at as usize], key);
+            let before = (at > 0).then_some(before);
+            let content = self.kv.publish(sequence.table[at as usize], key, before);
             sequence.cold.hash = hash;
             sequence.cold.parent = parent.followed_by(content);
             sequence.published += 1;

@@ -9,6 +9,7 @@
     reason = "helpers of tests"
 )]
 
+mod index;
 mod invariants;
 mod preemption;
 mod script;

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
+use scheduler::cache::CacheChanges;
 use scheduler::plan::{Event, Outcome, Plan, Stats};
 use scheduler::request::{Finish, Micros, RequestId};
 use scheduler::scheduler::Scheduler;
 
+use crate::index::Index;
 use crate::invariants::Tracker;
 use crate::shadow::{Memory, Row, mix};
 use crate::workload::{Rng, Shape};
@@ -58,6 +60,8 @@ pub(crate) struct World {
     flights: VecDeque<(Plan, Vec<Row>)>,
     spare: Plan,
     events: Vec<Event>,
+    changes: CacheChanges,
+    index: Index,
     now: Micros,
     report: Report,
 }
@@ -66,15 +70,20 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let shape = Shape::draw(&mut rng);
+        let hasher = Box::new(shape.hasher);
+        let mut scheduler = Scheduler::new(shape.limits, shape.pool, hasher);
+        scheduler.watch_cache();
         Self {
             rng,
             shape,
-            scheduler: Scheduler::new(shape.limits, shape.pool, Box::new(shape.hasher)),
+            scheduler,
             memory: Memory::new(shape.pool, shape.limits.running_max),
             tracker: Tracker::new(shape.limits, shape.pool),
             flights: VecDeque::new(),
             spare: Plan::default(),
             events: Vec::new(),
+            changes: CacheChanges::default(),
+            index: Index::new(shape.hasher, shape.pool.block_tokens.get()),
             now: Micros(0),
             report: Report::default(),
         }
@@ -115,6 +124,11 @@ impl World {
         assert_eq!(self.scheduler.deadline(), None);
         self.scheduler.flush_cache();
         assert_eq!(self.scheduler.stats().blocks_free, stats.blocks_total);
+        self.check();
+        assert!(
+            self.index.is_empty(),
+            "the changes tell of blocks that are gone"
+        );
         self.report.preemptions = stats.preemptions;
         self.report.prefix_hit_tokens = stats.prefix_hit_tokens;
         self.report.evictions = stats.evictions;
@@ -219,7 +233,10 @@ impl World {
         }
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
+        self.scheduler.take_cache_changes(&mut self.changes);
+        self.index.follow(&self.changes);
+        self.index.agrees(self.scheduler.cached_hashes());
         let stats: Stats = self.scheduler.stats();
         self.tracker.stats(&stats);
         self.scheduler.check();

@@ -10,7 +10,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tonic::{Request, Response, Status};
 
 use super::tokenizer_files::TokenizerFiles;
-use super::{model, validate};
+use super::{kv_events, model, validate};
 use crate::app::App;
 use crate::limits::STOP_CHARS_MAX;
 use crate::status::{Fault, empty_input};
@@ -189,16 +189,30 @@ impl v1::control_server::Control for Control {
 
     async fn subscribe_kv_events(
         &self,
-        _request: Request<v1::SubscribeKvEventsRequest>,
+        request: Request<v1::SubscribeKvEventsRequest>,
     ) -> Result<Response<Self::SubscribeKvEventsStream>, Status> {
-        Err(Fault::method_not_built("SubscribeKvEvents").into())
+        let request = request.into_inner();
+        let decoder = self.app.registry.decoder(&request.model)?;
+        let events = decoder.handle.kv_events(request.from_sequence);
+        let answers = kv_events::answers(Arc::clone(&self.app), events);
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn flush_cache(
         &self,
-        _request: Request<v1::FlushCacheRequest>,
+        request: Request<v1::FlushCacheRequest>,
     ) -> Result<Response<v1::FlushCacheResponse>, Status> {
-        Err(Fault::method_not_built("FlushCache").into())
+        let model = &request.get_ref().model;
+        let decoders = if model.is_empty() {
+            self.app.registry.decoders().collect()
+        } else {
+            vec![self.app.registry.decoder(model)?]
+        };
+        let mut blocks = 0;
+        for decoder in decoders {
+            blocks += decoder.handle.flush_cache().await.map_err(Fault::from)?;
+        }
+        Ok(Response::new(v1::FlushCacheResponse { blocks }))
     }
 
     async fn drain(

@@ -7,6 +7,7 @@ pub(crate) mod encoding;
 pub(crate) mod generate;
 pub(crate) mod generation;
 pub(crate) mod inference;
+pub(crate) mod kv_events;
 pub(crate) mod model;
 pub(crate) mod rank;
 pub(crate) mod scores;

@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod cache;
 mod configuration;
 mod connections;
 mod embed;
