@@ -96,7 +96,7 @@ pub trait Executor: Send {
         generated: &[Token],
     );
     /// Starts a step and returns before it is computed: the last step's tokens go to their readers
-    /// meanwhile. Steps complete in launch order.
+    /// meanwhile. Steps complete in launch order. A step's copies come first, one after the other.
     fn launch(&mut self, plan: &Plan) -> Result<(), ExecutorError>;
     /// Waits for the oldest launched step, or computes it, and fills `rows` with what it sampled.
     fn wait(&mut self, rows: &mut Rows) -> Result<(), ExecutorError>;

@@ -13,7 +13,6 @@ use scheduler::limits::Limits;
 use scheduler::plan::{Event, Outcome, Plan, Sampled, Stats};
 use scheduler::request::{Finish, Micros, Reject, RequestId, Token};
 use scheduler::scheduler::Scheduler;
-use tokio::sync::oneshot;
 
 use crate::beat::Beat;
 use crate::clock::{after, seconds};

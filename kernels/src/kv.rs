@@ -162,6 +162,17 @@ impl KvCache {
         }
     }
 
+    /// Copies keys and values of block `from` into block `to`, in every layer.
+    pub fn copy(&mut self, from: u32, to: u32) {
+        let KvShape { layers, blocks, .. } = self.shape;
+        let (from, to) = (from as usize, to as usize);
+        assert!(from < blocks && to < blocks, "{from} to {to} of {blocks}");
+        match &mut self.data {
+            Data::F32(data) => copy(data, layers * blocks, blocks, (from, to)),
+            Data::Bf16(data) => copy(data, layers * blocks, blocks, (from, to)),
+        }
+    }
+
     /// The pages of a layer, by dtype.
     pub(crate) fn layer(&self, layer: usize) -> Pages<'_> {
         let layers = self.shape.layers;
@@ -183,6 +194,15 @@ pub(crate) enum Pages<'a> {
 fn part(lanes: usize, layers: usize, layer: usize) -> Range<usize> {
     assert!(layer < layers, "layer {layer} of {layers}");
     layer * (lanes / layers)..(layer + 1) * (lanes / layers)
+}
+
+/// Copies one block of each layer. `count` blocks of all layers lie one behind the other.
+fn copy<T: Copy>(lanes: &mut [T], count: usize, blocks: usize, (from, to): (usize, usize)) {
+    let size = lanes.len() / count;
+    for layer in (0..count).step_by(blocks) {
+        let first = (layer + from) * size;
+        lanes.copy_within(first..first + size, (layer + to) * size);
+    }
 }
 
 fn write<T: PageLane>(compute: &mut Compute, shape: KvShape, lanes: &mut [T], rows: &KvRows<'_>) {

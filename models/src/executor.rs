@@ -177,6 +177,9 @@ impl Executor for CpuExecutor {
         rows.step = plan.step;
         rows.rows.clear();
         if !plan.is_empty() {
+            for copy in &plan.copies {
+                self.cache.copy(copy.from.0, copy.to.0);
+            }
             self.fill(&plan);
             self.decoder
                 .forward(&mut self.compute, &mut self.cache, &self.inputs.batch());

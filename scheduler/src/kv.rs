@@ -5,7 +5,8 @@ use crate::cache::{CacheChange, CacheChanges};
 use crate::hash::BlockHash;
 use crate::limits::Pool;
 use crate::plan::BlockId;
-use crate::prefix::{ContentId, Key, PrefixIndex};
+use crate::prefix::{ContentId, Key, Parent, PrefixIndex};
+use crate::request::Token;
 
 /// Blocks with their contents.
 #[derive(Debug)]
@@ -66,6 +67,16 @@ impl Kv {
         self.index.find(key)
     }
 
+    /// The block that holds the longest beginning of `tokens` behind `parent`, if it is worth a copy.
+    pub(crate) fn find_partial(&self, parent: Parent, tokens: &[Token]) -> Option<(BlockId, u32)> {
+        self.index.find_partial(parent, tokens)
+    }
+
+    /// Lets others copy the beginning of a block that one sequence is filling.
+    pub(crate) fn lend_tail(&mut self, block: BlockId, parent: Parent, tokens: &[Token]) {
+        self.index.enter_tail(block, parent, tokens);
+    }
+
     /// One more table names `block`.
     pub(crate) fn share(&mut self, block: BlockId) {
         self.pool.share(block);
@@ -94,6 +105,7 @@ impl Kv {
 
     /// Makes `block` no longer findable, if it was: what it holds is not to be trusted.
     pub(crate) fn distrust(&mut self, block: BlockId) {
+        self.index.drop_tail(block);
         if self.pool.is_known(block) {
             self.remove(block);
             self.pool.forget(block);
@@ -103,6 +115,7 @@ impl Kv {
     /// Releases a table, the last block first, so that a shared beginning outlives its ends.
     pub(crate) fn release(&mut self, table: &[BlockId]) {
         for &block in table.iter().rev() {
+            self.index.drop_tail(block);
             self.pool.release(block);
         }
     }
@@ -153,6 +166,10 @@ impl Kv {
             assert!(
                 held == self.pool.is_known(block),
                 "block {index} is half published"
+            );
+            assert!(
+                !self.index.is_tail(block) || (refs[index as usize] == 1 && !held),
+                "block {index} is lent by nobody"
             );
         }
     }

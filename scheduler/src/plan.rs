@@ -31,11 +31,26 @@ pub struct Slice {
     pub samples: bool,
 }
 
+/// A block to be copied before a step writes anything: the beginning of `from` is what `to` is to
+/// begin with. What stands behind that in `from` is of no meaning and may be copied, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCopy {
+    /// What to read.
+    pub from: BlockId,
+    /// What to write.
+    pub to: BlockId,
+    /// How many of its first tokens are wanted; at least one, and less than a block holds.
+    pub tokens: u32,
+}
+
 /// One step. Flat arrays, reused from step to step, ready to upload.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Counts up from 1; an outcome names the step it answers.
     pub step: u64,
+    /// Copies between blocks, to be made in this order before anything else. A block may be read by
+    /// one copy and written by a later one.
+    pub copies: Vec<BlockCopy>,
     /// The slices, decodes first.
     pub slices: Vec<Slice>,
     /// The tokens of all slices. [`Token::PENDING`] where an unfinished step samples it.
@@ -55,11 +70,13 @@ impl Clone for Plan {
     fn clone_from(&mut self, other: &Self) {
         let Self {
             step,
+            copies,
             slices,
             tokens,
             tables,
         } = other;
         self.step = *step;
+        self.copies.clone_from(copies);
         self.slices.clone_from(slices);
         self.tokens.clone_from(tokens);
         self.tables.clone_from(tables);
@@ -74,6 +91,7 @@ impl Plan {
 
     /// Forgets the last step and keeps the memory.
     pub fn clear(&mut self) {
+        self.copies.clear();
         self.slices.clear();
         self.tokens.clear();
         self.tables.clear();

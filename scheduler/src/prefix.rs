@@ -4,7 +4,12 @@
 //! the block holds, and the identity of everything before them. So a hash that collides costs
 //! time and never a wrong answer.
 //!
-//! It is a chained hash table of fixed size, with one entry a block: nothing is allocated and
+//! Where no block holds the next stretch of a text whole, one may hold its beginning
+//! ([`PrefixIndex::find_partial`]): a full block that goes on differently, or the last block of a
+//! prompt that is only partly filled (a *tail*). Whoever needs it copies it and writes on in the
+//! copy.
+//!
+//! It is two chained hash tables of fixed size, with one entry a block: nothing is allocated and
 //! nothing grows after construction.
 
 use crate::hash::BlockHash;
@@ -76,10 +81,24 @@ pub(crate) struct PrefixIndex {
     /// The first block of each chain; the hash modulo the length, a power of two, tells which.
     chains: Vec<u32>,
     entries: Vec<Entry>,
-    /// What the published blocks hold, `block_tokens` each.
+    /// What the published blocks and the tails hold, `block_tokens` each.
     tokens: Vec<Token>,
+    /// The newest block, whole or tail, that stands behind a parent, by the parent's hash.
+    families: Vec<u32>,
+    /// The next older block in the same family.
+    siblings: Vec<u32>,
+    /// How many tokens a tail holds; 0 for all other blocks.
+    tails: Vec<u32>,
     contents: u64,
 }
+
+/// Blocks of a family that are looked at for the beginning of a text, the newest first. A bound,
+/// because clients decide how many ways a text goes on.
+const SIBLINGS_MAX: usize = 16;
+
+/// Tokens of a beginning that are worth a copy. Fewer are computed again: a prompt's first token is
+/// everybody's.
+const PARTIAL_MIN: usize = 4;
 
 impl PrefixIndex {
     /// An empty index over `blocks` blocks, the null block included.
@@ -91,6 +110,9 @@ impl PrefixIndex {
             chains: vec![NONE; (2 * blocks).next_power_of_two()],
             entries: vec![Entry::default(); blocks],
             tokens: vec![Token::default(); blocks * block_tokens],
+            families: vec![NONE; (2 * blocks).next_power_of_two()],
+            siblings: vec![NONE; blocks],
+            tails: vec![0; blocks],
             contents: 0,
         }
     }
@@ -111,6 +133,57 @@ impl PrefixIndex {
         None
     }
 
+    /// The block that holds the longest beginning of `tokens` behind `parent`, and how many of them,
+    /// as far as it is worth a copy. Only the newest few blocks are looked at.
+    pub(crate) fn find_partial(&self, parent: Parent, tokens: &[Token]) -> Option<(BlockId, u32)> {
+        let mut best = None;
+        let mut index = self.families[self.family(parent)];
+        for _ in 0..SIBLINGS_MAX {
+            if index == NONE {
+                break;
+            }
+            if self.entries[index as usize].parent == parent {
+                let common = common(self.held(index), tokens);
+                if common >= PARTIAL_MIN && best.is_none_or(|(_, most)| common as u32 > most) {
+                    best = Some((BlockId(index), common as u32));
+                }
+            }
+            index = self.siblings[index as usize];
+        }
+        best
+    }
+
+    /// Notes that `block`, which is being filled, holds these tokens behind `parent`. It keeps them
+    /// until it is published or [`PrefixIndex::drop_tail`] is called.
+    pub(crate) fn enter_tail(&mut self, block: BlockId, parent: Parent, tokens: &[Token]) {
+        let index = block.0 as usize;
+        assert!(
+            tokens.len() < self.block_tokens && !self.is_entered(block),
+            "a tail is not full"
+        );
+        if tokens.len() < PARTIAL_MIN || self.tails[index] > 0 {
+            return;
+        }
+        self.tails[index] = tokens.len() as u32;
+        self.entries[index].parent = parent;
+        let start = index * self.block_tokens;
+        self.tokens[start..start + tokens.len()].copy_from_slice(tokens);
+        self.join_family(block);
+    }
+
+    /// Forgets that `block` is a tail, if it is one.
+    pub(crate) fn drop_tail(&mut self, block: BlockId) {
+        if std::mem::take(&mut self.tails[block.0 as usize]) > 0 {
+            self.leave_family(block);
+            self.entries[block.0 as usize].parent = Parent::default();
+        }
+    }
+
+    /// Whether `block` is a tail; then its family must know it.
+    pub(crate) fn is_tail(&self, block: BlockId) -> bool {
+        self.tails[block.0 as usize] > 0
+    }
+
     /// Enters `block` under its text, unless another block stands under that text already.
     /// Returns the text's number and whether `block` was entered.
     pub(crate) fn insert(&mut self, block: BlockId, key: Key<'_>) -> (ContentId, bool) {
@@ -119,6 +192,7 @@ impl PrefixIndex {
             key.tokens.len() == self.block_tokens,
             "only full blocks are published"
         );
+        self.drop_tail(block);
         if let Some((_, content)) = self.find(key) {
             return (content, false);
         }
@@ -144,12 +218,14 @@ impl PrefixIndex {
         };
         let start = block.0 as usize * self.block_tokens;
         self.tokens[start..start + self.block_tokens].copy_from_slice(tokens);
+        self.join_family(block);
         (content, true)
     }
 
     /// Removes `block`; returns the hash under which it stood.
     pub(crate) fn remove(&mut self, block: BlockId) -> BlockHash {
         assert!(self.is_entered(block), "block {} is not published", block.0);
+        self.leave_family(block);
         let Entry { hash, next, .. } = std::mem::take(&mut self.entries[block.0 as usize]);
         let chain = self.chain(hash);
         let mut at = self.chains[chain];
@@ -202,6 +278,40 @@ impl PrefixIndex {
         self.entries[block.0 as usize].content != ContentId::NOTHING
     }
 
+    /// Puts a block at the young end of its parent's family.
+    fn join_family(&mut self, block: BlockId) {
+        let family = self.family(self.entries[block.0 as usize].parent);
+        self.siblings[block.0 as usize] = std::mem::replace(&mut self.families[family], block.0);
+    }
+
+    fn leave_family(&mut self, block: BlockId) {
+        let family = self.family(self.entries[block.0 as usize].parent);
+        let next = std::mem::replace(&mut self.siblings[block.0 as usize], NONE);
+        let mut at = self.families[family];
+        if at == block.0 {
+            self.families[family] = next;
+            return;
+        }
+        while self.siblings[at as usize] != block.0 {
+            at = self.siblings[at as usize];
+            assert!(at != NONE, "block {} has no family", block.0);
+        }
+        self.siblings[at as usize] = next;
+    }
+
+    fn family(&self, parent: Parent) -> usize {
+        let mixed = (parent.root.0 as u64 ^ parent.content.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 32) as usize & (self.families.len() - 1)
+    }
+
+    /// The tokens a block of a family holds.
+    fn held(&self, index: u32) -> &[Token] {
+        match self.tails[index as usize] {
+            0 => self.tokens_of(index),
+            tail => &self.tokens_of(index)[..tail as usize],
+        }
+    }
+
     fn chain(&self, hash: BlockHash) -> usize {
         hash.0 as usize & (self.chains.len() - 1)
     }
@@ -210,4 +320,9 @@ impl PrefixIndex {
         let start = index as usize * self.block_tokens;
         &self.tokens[start..start + self.block_tokens]
     }
+}
+
+/// How many tokens two texts begin with in common.
+fn common(one: &[Token], other: &[Token]) -> usize {
+    one.iter().zip(other).take_while(|(a, b)| a == b).count()
 }

@@ -71,6 +71,8 @@ pub struct Scheduler {
     /// Reused from call to call.
     spare_rows: Vec<Vec<Row>>,
     hits: Vec<BlockId>,
+    /// What holds the beginning of the block after `hits`, and how many tokens of it.
+    partial: Option<(BlockId, u32)>,
     prompts: Vec<u32>,
     block_text: Vec<Token>,
 }
@@ -136,6 +138,7 @@ impl Scheduler {
             preemptions: 0,
             spare_rows: Vec::new(),
             hits: Vec::new(),
+            partial: None,
             prompts: Vec::new(),
             block_text: Vec::new(),
         }

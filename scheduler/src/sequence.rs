@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::hash::{BlockHash, BlockHasher, Scatter};
+use crate::kv::Kv;
 use crate::plan::{BlockId, SlotId};
 use crate::prefix::Parent;
 use crate::queue::{AccountId, WaitKey};
@@ -163,6 +164,25 @@ impl Sequence {
         if end > known {
             out.push(Token::PENDING);
         }
+    }
+
+    /// Looks for the beginning of full or partial block `at`, before which everything was found.
+    /// One token is always computed.
+    pub(crate) fn find_partial(
+        &self,
+        at: u32,
+        kv: &Kv,
+        text: &mut Vec<Token>,
+    ) -> Option<(BlockId, u32)> {
+        let block_tokens = kv.block_tokens();
+        let start = at * block_tokens;
+        let end = (start + block_tokens - 1).min(self.known - 1);
+        if start >= end {
+            return None;
+        }
+        text.clear();
+        self.copy_tokens(start..end, text);
+        kv.find_partial(self.cold.parent, text)
     }
 
     /// The hash of full block `at`, whose tokens are `tokens`, after one with the hash `before`.

@@ -174,6 +174,12 @@ impl Executor for FakeExecutor {
         };
         rows.step = plan.step;
         rows.rows.clear();
+        for copy in &plan.copies {
+            let block_tokens = self.pool.block_tokens.get() as usize;
+            let (from, to) = (copy.from.0 as usize, copy.to.0 as usize);
+            let from = from * block_tokens..from * block_tokens + copy.tokens as usize;
+            self.cells.copy_within(from, to * block_tokens);
+        }
         for slice in &plan.slices {
             let chain = self.write(&plan, slice);
             if slice.samples {
@@ -281,6 +287,7 @@ mod tests {
         let mut step = |positions: Range<u32>, tokens: &[Token], table: &[u32]| {
             let plan = Plan {
                 step: 1,
+                copies: Vec::new(),
                 slices: vec![Slice {
                     id: RequestId(1),
                     slot: SlotId(0),

@@ -69,7 +69,8 @@ async fn a_subscriber_knows_what_is_cached() {
     told.extend(&heard.tokens);
     let mut blocks: Vec<_> = known.blocks.values().cloned().collect();
     let mut expected: Vec<_> = told.chunks_exact(4).map(<[Token]>::to_vec).collect();
-    (blocks.sort(), expected.sort());
+    blocks.sort();
+    expected.sort();
     assert_eq!(blocks, expected);
     // More than there is room for.
     for number in 2..30 {

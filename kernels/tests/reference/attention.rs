@@ -467,6 +467,22 @@ fn packed_sequences_do_not_know_each_other() {
 }
 
 #[test]
+fn a_copied_block_holds_what_the_first_one_does() {
+    for (dtype, block_tokens) in [(KvDtype::F32, 16), (KvDtype::Bf16, 16), (KvDtype::Bf16, 32)] {
+        let shape = shape(4, 2, 48);
+        let mut world = World::new(shape, block_tokens, dtype, &[40, 40, 7]);
+        let [from, to] = [0, 1].map(|index: usize| world.sequences[index].blocks.clone());
+        for (&from, &to) in from.iter().zip(&to) {
+            world.cache.copy(from, to);
+        }
+        let (k, v) = (world.sequences[0].k.clone(), world.sequences[0].v.clone());
+        world.sequences[1] = Sequence { k, v, blocks: to };
+        let compute = &mut Compute::new(1);
+        check(&world, compute, &[(0, 38..40), (1, 0..40), (2, 5..7)]);
+    }
+}
+
+#[test]
 fn cache_sizes_are_counted() {
     let shape = KvShape {
         layers: 3,

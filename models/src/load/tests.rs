@@ -191,6 +191,7 @@ fn plan(step: u64, id: u64, tokens: &[Token]) -> Plan {
         samples: true,
     };
     Plan {
+        copies: Vec::new(),
         step,
         slices: vec![slice],
         tokens: tokens.to_vec(),

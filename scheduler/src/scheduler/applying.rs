@@ -64,6 +64,7 @@ impl Scheduler {
             return;
         }
         let runs = sequence.stamp == row.sequence.stamp;
+        let was_prompt = runs && row.samples && row.end - sequence.computed > 1;
         if runs {
             sequence.computed = row.end;
         }
@@ -81,6 +82,9 @@ impl Scheduler {
         }
         if runs && sequence.has_unpublished(self.kv.block_tokens()) {
             self.publish(index);
+        }
+        if was_prompt {
+            self.lend_tail(index);
         }
         if let Some(finish) = finish {
             self.end(index, finish, events);
@@ -117,6 +121,21 @@ impl Scheduler {
             sequence.cold.parent = parent.followed_by(content);
             sequence.published += 1;
         }
+    }
+
+    /// Lets others copy the last block of a prompt, which is not full: siblings that begin with the
+    /// same prompt, and whoever says the same a little longer.
+    fn lend_tail(&mut self, index: u32) {
+        let sequence = self.sequences.at(index);
+        let start = sequence.published * self.kv.block_tokens();
+        if start == sequence.computed {
+            return;
+        }
+        self.block_text.clear();
+        sequence.copy_tokens(start..sequence.computed, &mut self.block_text);
+        let block = sequence.table[sequence.published as usize];
+        self.kv
+            .lend_tail(block, sequence.cold.parent, &self.block_text);
     }
 
     /// Unpublishes every block of a sequence whose row could not be computed: what made it fail

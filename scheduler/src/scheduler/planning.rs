@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::kv::Kv;
-use crate::plan::{Event, Plan, Slice, SlotId};
+use crate::plan::{BlockCopy, Event, Plan, Slice, SlotId};
 use crate::prefix::{Key, Parent};
 use crate::request::{Finish, Micros};
 use crate::sequence::{Handle, Sequence};
@@ -207,7 +207,7 @@ impl Scheduler {
                 return;
             }
             let Some(slot) = self.slots.pop() else { return };
-            self.start(index, slot, events);
+            self.start(draft, index, slot, events);
             self.plan_text(draft, index);
         }
     }
@@ -252,6 +252,8 @@ impl Scheduler {
         }
         sequence.cold.parent = parent;
         sequence.cold.hash = before;
+        self.partial =
+            sequence.find_partial(self.hits.len() as u32, &self.kv, &mut self.block_text);
         let reserve = match (self.running_count, preemptions) {
             (0, _) => 0,
             (_, 0) => watermark(&self.kv),
@@ -290,11 +292,12 @@ impl Scheduler {
 
     /// Makes the waiting sequence for which [`Scheduler::find_prefix`] was called a running one:
     /// it gets a slot and all blocks of its known text.
-    fn start(&mut self, index: u32, slot: SlotId, events: &mut Vec<Event>) {
+    fn start(&mut self, draft: &mut Draft<'_>, index: u32, slot: SlotId, events: &mut Vec<Event>) {
         let hits = self.hits.len() as u32;
+        let copied = self.partial.map_or(0, |(_, tokens)| tokens);
         let sequence = self.sequences.at_mut(index);
         self.queue.remove(sequence.account, sequence.wait_key());
-        let cached = hits * self.kv.block_tokens();
+        let cached = hits * self.kv.block_tokens() + copied;
         sequence.slot = Some(slot);
         sequence.published = hits;
         sequence.computed = cached;
@@ -323,6 +326,10 @@ impl Scheduler {
         }
         while self.sequences.at(index).table.len() < needed {
             self.take_block(index);
+        }
+        if let Some((from, tokens)) = self.partial.take() {
+            let to = self.sequences.at(index).table[hits as usize];
+            draft.plan.copies.push(BlockCopy { from, to, tokens });
         }
         self.enlist(index);
     }

@@ -128,12 +128,6 @@ impl Tracker {
         );
         tracked.started = true;
         assert!(cached_tokens as usize <= tracked.request.prompt.len());
-        assert_eq!(
-            cached_tokens % self.pool.block_tokens.get()
-                * u32::from((cached_tokens as usize) < tracked.request.prompt.len()),
-            0,
-            "half a block was found"
-        );
     }
 
     fn preempted(&mut self, id: RequestId) {
@@ -226,6 +220,7 @@ impl Tracker {
             self.slice(plan, slice, now);
             self.exclusive(plan, slice, flights);
         }
+        self.copies(plan, flights);
         let lengths = plan
             .slices
             .iter()
@@ -265,10 +260,10 @@ impl Tracker {
         );
         match tracked.planned {
             Some((planned, slot)) if planned == start && slot == slice.slot => {}
-            None => assert_eq!(start % block_tokens, 0, "{id:?} starts inside a block"),
-            Some(_) => {
-                assert_eq!(start % block_tokens, 0, "{id:?} starts inside a block");
-                assert_eq!(tracked.pending, 0, "{id:?} starts before its text is known");
+            planned => {
+                let pending = planned.map_or(0, |_| tracked.pending);
+                assert_eq!(pending, 0, "{id:?} starts before its text is known");
+                begins_at_a_border(plan, slice, block_tokens);
             }
         }
         tracked.planned = Some((end, slice.slot));
@@ -293,6 +288,21 @@ impl Tracker {
             table.iter().all(|b| (1..self.pool.blocks).contains(&b.0)),
             "no such block"
         );
+    }
+
+    /// Nobody else reads or writes the blocks that copies write, in this step or in flight. What copies
+    /// read may be anybody's.
+    fn copies(&self, plan: &Plan, flights: &[&Plan]) {
+        for copy in &plan.copies {
+            let named = |plan: &&Plan| plan.tables.iter().filter(|&&b| b == copy.to).count();
+            let count: usize = flights.iter().chain([&plan]).map(named).sum();
+            assert_eq!(count, 1, "{copy:?} writes what others use, or for nobody");
+            assert!((1..self.pool.block_tokens.get()).contains(&copy.tokens));
+            assert!(
+                (1..self.pool.blocks).contains(&copy.from.0),
+                "no such block"
+            );
+        }
     }
 
     /// Nobody else reads or writes the blocks this slice writes, in this step or in flight.
@@ -354,4 +364,16 @@ impl Tracker {
         assert!(stats.prefix_hit_tokens <= stats.prefix_queried_tokens);
         assert_eq!(stats.preemptions, self.preemptions, "one was not reported");
     }
+}
+
+/// A sequence begins where a block begins, or behind what was copied of one.
+fn begins_at_a_border(plan: &Plan, slice: &Slice, block_tokens: u32) {
+    let (block, within) = (
+        slice.positions.start / block_tokens,
+        slice.positions.start % block_tokens,
+    );
+    let to = plan.table_of(slice)[block as usize];
+    let copied = plan.copies.iter().find(|copy| copy.to == to);
+    let copied = copied.map_or(0, |copy| copy.tokens);
+    assert_eq!(within, copied, "{:?} starts inside a block", slice.id);
 }

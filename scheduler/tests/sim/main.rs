@@ -76,6 +76,10 @@ fn worlds_keep_every_invariant() {
             "the worlds evict too rarely: {total:?}"
         );
         assert!(
+            total.copies > worlds,
+            "the worlds copy too rarely: {total:?}"
+        );
+        assert!(
             total.ends.iter().all(|&count| count > worlds / 10),
             "an end is rare: {total:?}"
         );

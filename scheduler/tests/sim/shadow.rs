@@ -113,6 +113,15 @@ impl Memory {
     pub(crate) fn execute(&mut self, plan: &Plan, rows: &[Row], outcome: &mut Outcome) {
         outcome.step = plan.step;
         outcome.sampled.clear();
+        for copy in &plan.copies {
+            let place = |block: BlockId| (block.0 * self.block_tokens) as usize;
+            let (from, to) = (place(copy.from), place(copy.to));
+            for at in 0..self.block_tokens as usize {
+                // What nobody asked for must not matter.
+                let wanted = at < copy.tokens as usize;
+                self.values[to + at] = if wanted { self.values[from + at] } else { !0 };
+            }
+        }
         for (slice, row) in plan.slices.iter().zip(rows) {
             assert_eq!(slice.id, row.id);
             let table = plan.table_of(slice);

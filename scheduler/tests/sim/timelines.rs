@@ -155,6 +155,90 @@ fn siblings_compute_their_prompt_once() {
 }
 
 #[test]
+fn siblings_copy_the_end_of_their_prompt() {
+    // Two full blocks are shared, and of the tail's six tokens all but the last is copied.
+    assert_snapshot!(play("
+        limits step=32 running=4 blocks=20x8
+        submit a prompt=22 out=2
+        submit b prompt=22 out=2 like=a:22
+        submit c prompt=22 out=2 like=a:22
+        run
+    "), @r"
+    1: a[0..22] | a starts
+    1. a+
+    2: a[22..23] b[21..22] c[21..22] | b starts at 21 | c starts at 21
+    2. a+ | a ends: Length b+ c+
+    3: b[22..23] c[22..23]
+    3. b+ | b ends: Length c+ | c ends: Length
+    ");
+}
+
+#[test]
+fn a_block_that_goes_on_differently_is_copied_as_far_as_it_is_the_same() {
+    // c has too little in common with anybody; d finds nobody once all is flushed.
+    assert_snapshot!(play("
+        limits step=32 running=4 blocks=20x8
+        submit a prompt=17 out=1
+        run
+        submit b prompt=17 out=1 like=a:13
+        submit c prompt=17 out=1 like=a:11
+        run
+        flush
+        submit d prompt=17 out=1 like=a:13
+        run
+    "), @r"
+    1: a[0..17] | a starts
+    1. a+ | a ends: Length
+    2: b[13..17] c[8..17] | b starts at 13 | c starts at 8
+    2. b+ | b ends: Length c+ | c ends: Length
+    flushed 4
+    3: d[0..17] | d starts
+    3. d+ | d ends: Length
+    ");
+}
+
+#[test]
+fn the_end_of_a_prompt_is_lent_while_its_sequence_runs() {
+    assert_snapshot!(play("
+        limits step=32 running=4 blocks=20x8
+        submit a prompt=6 out=2
+        step
+        submit b prompt=7 out=1 like=a:6
+        step
+        submit c prompt=8 out=1 like=a:6
+        step
+    "), @r"
+    1: a[0..6] | a starts
+    1. a+
+    2: a[6..7] b[6..7] | b starts at 6
+    2. a+ | a ends: Length b+ | b ends: Length
+    3: c[0..8] | c starts
+    3. c+ | c ends: Length
+    ");
+}
+
+#[test]
+fn nobody_copies_from_a_sequence_that_failed() {
+    assert_snapshot!(play("
+        limits step=32 running=4 blocks=20x8 depth=2
+        submit a prompt=6 out=4 fault=2
+        step
+        plan
+        plan
+        apply
+        submit b prompt=8 out=1 like=a:6
+        plan
+    "), @r"
+    1: a[0..6] | a starts
+    1. a+
+    2: a[6..7]
+    3: a[7..8]?
+    2. | a ends: Fault
+    4: b[0..8] | b starts
+    ");
+}
+
+#[test]
 fn generated_tokens_are_found_again() {
     assert_snapshot!(play("
         limits step=16 running=2 blocks=8x4

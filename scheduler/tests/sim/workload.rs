@@ -87,7 +87,7 @@ pub(crate) struct Shape {
 
 impl Shape {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        let block_tokens = rng.range(1, 6);
+        let block_tokens = [1, 2, 3, 4, 5, 6, 8, 16][rng.range(0, 7) as usize];
         let blocks = rng.range(3, 40) + 1;
         // Several sequences fit, and not for long.
         let room = (blocks * block_tokens).min(100);

@@ -23,6 +23,7 @@ pub(crate) struct Report {
     pub(crate) preemptions: u64,
     pub(crate) prefix_hit_tokens: u64,
     pub(crate) evictions: u64,
+    pub(crate) copies: u64,
     /// By reason, in the order of [`Finish`].
     pub(crate) ends: [u64; 5],
     /// A digest of every plan and event.
@@ -36,6 +37,7 @@ impl Report {
         self.preemptions += other.preemptions;
         self.prefix_hit_tokens += other.prefix_hit_tokens;
         self.evictions += other.evictions;
+        self.copies += other.copies;
         for (sum, count) in self.ends.iter_mut().zip(other.ends) {
             *sum += count;
         }
@@ -196,6 +198,7 @@ impl World {
             return false;
         }
         self.report.steps += 1;
+        self.report.copies += plan.copies.len() as u64;
         assert_eq!(plan.step, self.report.steps, "steps are counted wrongly");
         let mut rows = Vec::new();
         for slice in &plan.slices {
