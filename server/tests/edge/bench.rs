@@ -93,7 +93,7 @@ async fn an_open_loop_tells_refusals_from_what_is_unfinished() {
     ];
     let args = args(&world, &flags);
     let address = args.address();
-    let connected = Grpc::connect(&address, 1, String::new(), Vec::new());
+    let connected = Grpc::connect(&address, 1, String::new(), Vec::new(), None);
     let target = Arc::new(connected.await.unwrap());
     let tally = Arc::new(Tally::new(Objective::default()));
     let stop = CancellationToken::new();
