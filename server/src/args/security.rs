@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::units::whole;
 use crate::security::{Exposure, KeyHash};
 
 /// Who may do what.
@@ -25,6 +26,17 @@ pub struct SecurityArgs {
     /// A file with keys, their rights and the quotas of tenants, TOML.
     #[arg(long, value_name = "FILE")]
     pub api_keys_file: Option<PathBuf>,
+    /// Tokens of prompts and outputs that a tenant may use in a minute which --api-keys-file does not
+    /// list; default: as many as there are. This and the next two need keys.
+    #[arg(long, value_name = "TOKENS", value_parser = whole::<u64>(1..=1_000_000_000_000))]
+    pub tenant_tokens_per_minute: Option<u64>,
+    /// Calls, and requests of streams, that such a tenant may make in a minute; default: any number.
+    #[arg(long, value_name = "REQUESTS", value_parser = whole::<u64>(1..=1_000_000_000_000))]
+    pub tenant_requests_per_minute: Option<u64>,
+    /// Calls that such a tenant may have at once; default: any number.
+    #[arg(long, value_name = "CALLS")]
+    #[arg(value_parser = whole::<u32>(1..=u64::from(u32::MAX)))]
+    pub tenant_max_concurrent: Option<u32>,
     /// Who may ask for the contract: everybody, whoever has a key, or nobody.
     #[arg(long, default_value = "open", value_name = "open|key|off")]
     pub reflection: Exposure,

@@ -2,6 +2,7 @@
 //! two.
 
 use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 use engine::config::Timeouts;
@@ -18,7 +19,7 @@ use crate::args::model::{Dtype, LoadFormat, ModelArgs, Pooling};
 use crate::args::observability::{MetricsCompat, ObservabilityArgs};
 use crate::args::security::SecurityArgs;
 use crate::limits::{Limits, TooLong};
-use crate::security::{SecurityConfig, TlsFiles};
+use crate::security::{Quota, SecurityConfig, TlsFiles};
 
 mod machine;
 mod model;
@@ -330,8 +331,30 @@ fn security(args: SecurityArgs) -> Result<SecurityConfig, ConfigError> {
             return Err(lacks("tls-cert", message));
         }
     };
+    let default_quota = Quota {
+        tokens_per_minute: args.tenant_tokens_per_minute.and_then(NonZeroU64::new),
+        requests_per_minute: args.tenant_requests_per_minute.and_then(NonZeroU64::new),
+        concurrent: args.tenant_max_concurrent.and_then(NonZeroU32::new),
+    };
+    let keyed = !args.api_key.is_empty() || args.api_keys_file.is_some();
+    if !keyed && default_quota != Quota::default() {
+        let flag = match default_quota {
+            Quota {
+                tokens_per_minute: Some(_),
+                ..
+            } => "tenant-tokens-per-minute",
+            Quota {
+                requests_per_minute: Some(_),
+                ..
+            } => "tenant-requests-per-minute",
+            Quota { .. } => "tenant-max-concurrent",
+        };
+        // Without keys a tenant is whoever a client says it is, and somebody else the next time.
+        return Err(lacks(flag, "needs --api-key or --api-keys-file"));
+    }
     Ok(SecurityConfig {
         tls,
+        default_quota,
         api_keys: args.api_key,
         api_keys_file: args.api_keys_file,
         reflection: args.reflection,
@@ -411,6 +434,34 @@ mod tests {
         for lacking in [&key[..], &clients[..]] {
             let error = tls(lacking).unwrap_err();
             assert!(error.starts_with("--tls-cert: is needed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_quota_for_everybody_needs_keys() {
+        let quota = |flags: &[&str]| {
+            let here = ["--model-id", env!("CARGO_MANIFEST_DIR")];
+            let typed: Vec<&str> = here.iter().chain(flags).copied().collect();
+            let resolved = config(&typed).map(|config| config.security.default_quota);
+            resolved.map_err(|error| error.to_string())
+        };
+        let key = ["--api-key", "k"];
+        assert_eq!(quota(&key), Ok(Quota::default()));
+        for flag in [
+            "--tenant-tokens-per-minute",
+            "--tenant-requests-per-minute",
+            "--tenant-max-concurrent",
+        ] {
+            let set = [flag, "7"];
+            let found = quota(&[&key[..], &set].concat()).unwrap();
+            let numbers = [
+                found.tokens_per_minute.map(u64::from),
+                found.requests_per_minute.map(u64::from),
+                found.concurrent.map(|calls| calls.get().into()),
+            ];
+            assert_eq!(numbers.into_iter().flatten().collect::<Vec<_>>(), [7]);
+            let error = quota(&set).unwrap_err();
+            assert_eq!(error, format!("{flag}: needs --api-key or --api-keys-file"));
         }
     }
 

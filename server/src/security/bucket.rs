@@ -41,6 +41,12 @@ impl Bucket {
         Duration::from_secs_f64(missing * MINUTE / self.per_minute)
     }
 
+    /// Whether nothing of it was used for a minute, or all of that came back.
+    pub(super) fn is_full(&mut self, now: Duration) -> bool {
+        self.refill(now);
+        self.balance >= self.per_minute
+    }
+
     /// Uses `count`, there or not.
     pub(super) fn charge(&mut self, count: u64, now: Duration) {
         self.refill(now);

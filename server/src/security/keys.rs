@@ -109,6 +109,8 @@ impl Keys {
 pub struct KeySource {
     given: Vec<KeyHash>,
     file: Option<PathBuf>,
+    /// What a tenant may use that the file does not list.
+    default_quota: Quota,
     pub(super) tenants: Tenants,
     pub(super) clock: EdgeClock,
 }
@@ -119,8 +121,19 @@ impl KeySource {
         Self {
             given,
             file,
+            default_quota: Quota::default(),
             tenants: Tenants::default(),
             clock,
+        }
+    }
+
+    /// The same keys, where a tenant that the file does not list may use this.
+    #[must_use]
+    pub fn with_default_quota(self, default_quota: Quota) -> Self {
+        Self {
+            default_quota,
+            tenants: Tenants::new(default_quota),
+            ..self
         }
     }
 
@@ -131,13 +144,16 @@ impl KeySource {
         };
         for (number, hash) in (1..).zip(&self.given) {
             let name = format!("api-key-{number}");
-            quotas.entry(name.clone()).or_default();
             entries.push(Entry {
                 hash: *hash,
                 tenant: name.clone(),
                 name,
                 rights: vec![Right::Work],
             });
+        }
+        for entry in &entries {
+            let quota = quotas.entry(entry.tenant.clone());
+            quota.or_insert(self.default_quota);
         }
         Ok((entries, quotas))
     }

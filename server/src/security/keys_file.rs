@@ -42,7 +42,7 @@ fn work() -> Vec<Right> {
     vec![Right::Work]
 }
 
-/// The keys of a file, and what each tenant it names may use.
+/// The keys of a file, and what each tenant it lists may use.
 pub(super) fn parse(text: &str) -> Result<(Vec<Entry>, BTreeMap<String, Quota>), String> {
     let file: File = toml::from_str(text).map_err(|error| mistake(text, &error))?;
     if file.key.len() > KEYS_MAX {
@@ -66,7 +66,6 @@ pub(super) fn parse(text: &str) -> Result<(Vec<Entry>, BTreeMap<String, Quota>),
         if !names.insert(entry.name.clone()) {
             return Err(format!("two keys are named {}", entry.name));
         }
-        quotas.entry(entry.tenant.clone()).or_default();
         entries.push(entry);
     }
     Ok((entries, quotas))
@@ -161,7 +160,7 @@ mod tests {
             concurrent: NonZeroU32::new(4),
         };
         assert_eq!(quotas["a"], expected);
-        assert_eq!(quotas["router"], Quota::default());
+        assert!(!quotas.contains_key("router"), "it is not listed");
         assert!(parse("").unwrap().0.is_empty());
     }
 

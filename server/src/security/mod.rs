@@ -52,6 +52,8 @@ pub struct SecurityConfig {
     pub api_keys: Vec<KeyHash>,
     /// A file with further keys.
     pub api_keys_file: Option<PathBuf>,
+    /// What a tenant may use that the file does not list.
+    pub default_quota: Quota,
     /// Who may ask for the contract.
     pub reflection: Exposure,
     /// Who may ask for `/metrics`.
@@ -143,6 +145,7 @@ impl Security {
     pub fn load(config: SecurityConfig, clock: EdgeClock) -> Result<Self, LoadError> {
         let keyed = !config.api_keys.is_empty() || config.api_keys_file.is_some();
         let source = KeySource::new(config.api_keys, config.api_keys_file, clock);
+        let source = source.with_default_quota(config.default_quota);
         Ok(Self {
             tls: config.tls.map(Live::load).transpose()?.map(Arc::new),
             keys: keyed.then(|| Live::load(source)).transpose()?.map(Arc::new),
@@ -165,10 +168,9 @@ impl Security {
     /// Lets a call in, or says why not.
     pub(crate) fn admit(&self, method: Method, headers: &HeaderMap) -> Result<Caller, Fault> {
         let access = self.access(method)?;
-        let named = named_tenant(headers)?;
         let Some(keys) = &self.keys else {
             return Ok(Caller {
-                tenant: named,
+                tenant: named_tenant(headers)?,
                 ..Caller::default()
             });
         };
@@ -187,12 +189,12 @@ impl Security {
             return Err(Fault::right_missing(word));
         }
         let source = keys.source();
-        let (tenant, account) = match named {
+        let (tenant, account) = match named_tenant(headers)? {
             Some(named) if named != key.tenant.name() => {
                 if !key.has(Right::Tenants) {
                     return Err(Fault::tenant_denied(TENANT_ID));
                 }
-                let account = source.tenants.get(&named);
+                let account = source.tenants.account(&named, source.clock.now());
                 (named, account)
             }
             _ => {
@@ -233,12 +235,16 @@ impl Security {
 
 const TENANT_ID: &str = "x-tenant-id";
 
-/// The tenant that metadata name.
+/// The tenant that metadata name. Of two names one may be a client's, behind which a router put its own.
 fn named_tenant(headers: &HeaderMap) -> Result<Option<String>, Fault> {
-    let Some(value) = headers.get(TENANT_ID) else {
+    let mut values = headers.get_all(TENANT_ID).iter();
+    let Some(value) = values.next() else {
         return Ok(None);
     };
-    let name = value.to_str().unwrap_or("\0");
+    let name = match values.next() {
+        None => value.to_str().unwrap_or("\0"),
+        Some(_another) => "\0",
+    };
     validate::tenant(TENANT_ID, name)?;
     Ok((!name.is_empty()).then(|| name.to_owned()))
 }

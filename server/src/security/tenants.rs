@@ -13,6 +13,10 @@ use crate::metrics::{TENANT_REFUSALS, TENANT_TOKENS};
 
 /// Tenants with series of their own; further ones are `other`.
 const LABELS_MAX: usize = 64;
+/// Tenants that no keys file lists and whose usage is remembered one by one; further ones share.
+const GUESTS_MAX: usize = 4096;
+/// The name of those that share.
+const OTHERS: &str = "other";
 
 /// What a tenant may use; `None` is as much as there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +88,7 @@ pub(crate) struct Slot(Arc<Tenant>);
 
 impl Tenant {
     /// A tenant that has used nothing; its series begin at 0.
-    fn new(name: &str, label: &str) -> Self {
+    fn new(name: &str, label: &str, quota: Quota, now: Duration) -> Arc<Self> {
         let label = SharedString::from(label.to_owned());
         for kind in [Tokens::Prompt, Tokens::Generated].map(Tokens::label) {
             counter!(TENANT_TOKENS, "tenant" => label.clone(), "kind" => kind).absolute(0);
@@ -92,11 +96,13 @@ impl Tenant {
         for quota in [CONCURRENT, TOKENS_PER_MINUTE, REQUESTS_PER_MINUTE] {
             counter!(TENANT_REFUSALS, "tenant" => label.clone(), "quota" => quota).absolute(0);
         }
-        Self {
+        let tenant = Self {
             name: name.to_owned(),
             label,
             usage: Mutex::default(),
-        }
+        };
+        tenant.set_quota(quota, now);
+        Arc::new(tenant)
     }
 
     /// Its name.
@@ -176,6 +182,19 @@ impl Tenant {
         }
     }
 
+    /// Whether to forget it forgives nothing.
+    fn is_clear(&self, now: Duration) -> bool {
+        let mut usage = self.usage();
+        let Usage {
+            tokens,
+            requests,
+            running,
+            ..
+        } = &mut *usage;
+        let full = |bucket: &mut Option<Bucket>| bucket.as_mut().is_none_or(|b| b.is_full(now));
+        *running == 0 && full(tokens) && full(requests)
+    }
+
     fn usage(&self) -> MutexGuard<'_, Usage> {
         // Nothing that can panic is done while it is locked.
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
@@ -189,44 +208,95 @@ impl Drop for Slot {
     }
 }
 
-/// All tenants that a keys file ever named.
+/// All tenants: those that a keys file lists or gives a key, and guests that others speak for.
 #[derive(Debug, Default)]
-pub(super) struct Tenants(Mutex<Table>);
+pub(super) struct Tenants {
+    table: Mutex<Table>,
+    /// What each guest may use.
+    guest_quota: Quota,
+}
 
 #[derive(Debug, Default)]
 struct Table {
     by_name: BTreeMap<String, Arc<Tenant>>,
+    guests: BTreeMap<String, Arc<Tenant>>,
+    /// Stands for the guests beyond [`GUESTS_MAX`].
+    others: Option<Arc<Tenant>>,
     /// Names that have series, for series are never forgotten.
     labels: BTreeSet<String>,
 }
 
 impl Tenants {
-    /// The tenants that a keys file names now, with what each may use. Others are forgotten once
-    /// nothing of theirs runs.
-    pub(super) fn renew(&self, quotas: &BTreeMap<String, Quota>, now: Duration) {
-        let mut table = self.table();
-        let Table { by_name, labels } = &mut *table;
-        by_name.retain(|name, tenant| quotas.contains_key(name) || Arc::strong_count(tenant) > 1);
-        for (name, quota) in quotas {
-            let tenant = by_name.entry(name.clone()).or_insert_with(|| {
-                if labels.len() < LABELS_MAX {
-                    labels.insert(name.clone());
-                }
-                let labelled = labels.contains(name);
-                let label = if labelled { name.as_str() } else { "other" };
-                Arc::new(Tenant::new(name, label))
-            });
-            tenant.set_quota(*quota, now);
+    /// No tenants yet; guests may use this.
+    pub(super) fn new(guest_quota: Quota) -> Self {
+        Self {
+            table: Mutex::default(),
+            guest_quota,
         }
     }
 
-    /// The tenant of a name, if the keys file has it.
+    /// The tenants that there are now, with what each may use. Others are forgotten once nothing of
+    /// theirs runs.
+    pub(super) fn renew(&self, quotas: &BTreeMap<String, Quota>, now: Duration) {
+        let mut table = self.table();
+        let Table {
+            by_name,
+            guests,
+            labels,
+            ..
+        } = &mut *table;
+        by_name.retain(|name, tenant| quotas.contains_key(name) || Arc::strong_count(tenant) > 1);
+        for (name, quota) in quotas {
+            if labels.len() < LABELS_MAX {
+                labels.insert(name.clone());
+            }
+            let known = by_name.get(name).cloned();
+            let tenant = known.or_else(|| guests.remove(name)).unwrap_or_else(|| {
+                let labelled = labels.contains(name);
+                let label = if labelled { name.as_str() } else { OTHERS };
+                Tenant::new(name, label, *quota, now)
+            });
+            tenant.set_quota(*quota, now);
+            by_name.insert(name.clone(), tenant);
+        }
+    }
+
+    /// The tenant of a name that a key has.
     pub(super) fn get(&self, name: &str) -> Option<Arc<Tenant>> {
         self.table().by_name.get(name).cloned()
     }
 
+    /// Where the usage of a name that was spoken for is counted; nowhere while guests have no quota.
+    pub(super) fn account(&self, name: &str, now: Duration) -> Option<Arc<Tenant>> {
+        let mut table = self.table();
+        if let Some(tenant) = table.by_name.get(name) {
+            return Some(Arc::clone(tenant));
+        }
+        let quota = self.guest_quota;
+        if quota == Quota::default() {
+            return None;
+        }
+        if let Some(guest) = table.guests.get(name) {
+            return Some(Arc::clone(guest));
+        }
+        if table.guests.len() >= GUESTS_MAX {
+            let used = |guest: &Arc<Tenant>| Arc::strong_count(guest) > 1 || !guest.is_clear(now);
+            table.guests.retain(|_, guest| used(guest));
+        }
+        let table = &mut *table;
+        if table.guests.len() >= GUESTS_MAX {
+            let others = table
+                .others
+                .get_or_insert_with(|| Tenant::new(OTHERS, OTHERS, quota, now));
+            return Some(Arc::clone(others));
+        }
+        let guest = Tenant::new(name, OTHERS, quota, now);
+        table.guests.insert(name.to_owned(), Arc::clone(&guest));
+        Some(guest)
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -298,9 +368,11 @@ mod tests {
     fn reading_the_quotas_again_forgives_nothing() {
         let (tenants, tenant) = with(quota(60, 0, 0));
         tenant.charge(Tokens::Prompt, 120, START);
-        tenants.renew(&[("a".to_owned(), quota(60, 0, 0))].into(), START);
+        let same = [("a".to_owned(), quota(60, 0, 0))].into();
+        tenants.renew(&same, START);
         tenant.admit(START).unwrap_err();
-        tenants.renew(&[("a".to_owned(), Quota::default())].into(), START);
+        let free = [("a".to_owned(), Quota::default())].into();
+        tenants.renew(&free, START);
         tenant.admit(START).unwrap();
     }
 
@@ -309,7 +381,8 @@ mod tests {
         let tenants = Tenants::default();
         for number in 0..3 * LABELS_MAX {
             let name = format!("tenant {number}");
-            tenants.renew(&[(name.clone(), Quota::default())].into(), START);
+            let named = [(name.clone(), Quota::default())].into();
+            tenants.renew(&named, START);
             let label = tenants.get(&name).unwrap().label.clone();
             let expected = if number < LABELS_MAX { &name } else { "other" };
             assert_eq!(label, SharedString::from(expected.to_owned()));
@@ -324,5 +397,47 @@ mod tests {
         drop(tenant);
         tenants.renew(&BTreeMap::new(), START);
         assert!(tenants.get("a").is_none());
+    }
+
+    #[test]
+    fn guests_have_a_quota_each_or_none() {
+        let tenants = Tenants::new(quota(0, 1, 0));
+        let guest = |name| tenants.account(name, START).unwrap();
+        guest("a").admit(START).unwrap();
+        assert_eq!(guest("a").admit(START).unwrap_err().tenant, "a");
+        guest("b").admit(START).unwrap();
+        assert!(tenants.get("a").is_none(), "no key is a guest's");
+        assert!(Tenants::new(Quota::default()).account("a", START).is_none());
+    }
+
+    #[test]
+    fn a_guest_that_is_listed_keeps_what_it_owes() {
+        let tenants = Tenants::new(quota(60, 0, 0));
+        let guest = tenants.account("a", START).unwrap();
+        guest.charge(Tokens::Prompt, 120, START);
+        let listed = [("a".to_owned(), quota(60, 0, 0))].into();
+        tenants.renew(&listed, START);
+        let tenant = tenants.account("a", START).unwrap();
+        assert!(Arc::ptr_eq(&tenant, &guest));
+        tenant.admit(START).unwrap_err();
+    }
+
+    #[test]
+    fn names_without_end_are_not_remembered_without_end() {
+        let tenants = Tenants::new(quota(0, 1, 0));
+        let use_up = |name: &str, now| {
+            let guest = tenants.account(name, now).unwrap();
+            guest.admit(now).map(drop)
+        };
+        for number in 0..GUESTS_MAX {
+            use_up(&format!("guest {number}"), START).unwrap();
+        }
+        // Those beyond have one quota together, and nobody's usage was forgotten for them.
+        use_up("one more", START).unwrap();
+        assert_eq!(use_up("another", START).unwrap_err().tenant, OTHERS);
+        use_up("guest 0", START).unwrap_err();
+        let later = Duration::from_mins(2);
+        use_up("another", later).unwrap();
+        assert_eq!(tenants.table().guests.len(), 1, "nobody else used anything");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use paternoster_client::v1;
 use prost::Message as _;
 use server::clock::EdgeClock;
-use server::security::{Exposure, KeyHash, Security, SecurityConfig};
+use server::security::{Exposure, KeyHash, Quota, Security, SecurityConfig};
 use tempfile::TempDir;
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use tonic::{Code, Request, Status};
@@ -37,8 +37,15 @@ impl KeysFile {
     }
 
     pub(crate) fn security(&self, clock: EdgeClock) -> Security {
+        self.security_with(Quota::default(), clock)
+    }
+
+    /// With a quota for whom the file does not list.
+    pub(crate) fn security_with(&self, default_quota: Quota, clock: EdgeClock) -> Security {
         let config = SecurityConfig {
+            api_keys: vec![KeyHash::of(b"lone-key")],
             api_keys_file: Some(self.path()),
+            default_quota,
             ..SecurityConfig::default()
         };
         let mut security = Security::load(config, clock).unwrap();
@@ -134,6 +141,12 @@ async fn without_the_right_key_all_answers_are_the_same() {
     }
     said.dedup();
     assert_eq!(said.len(), 1, "nothing tells one from another");
+    // Nor does what else is wrong with it.
+    let mut request = with_key("wrong", ask("hello", 1));
+    let long = AsciiMetadataValue::try_from("x".repeat(129)).unwrap();
+    request.metadata_mut().insert("x-tenant-id", long);
+    let status = world.client.inference().complete(request).await;
+    is(&status.unwrap_err(), Code::Unauthenticated, "BAD_API_KEY");
     let mut twice = with_key("worker-key", ask("hello", 1));
     let value = AsciiMetadataValue::from_static("Bearer worker-key");
     twice.metadata_mut().append("authorization", value);
@@ -274,6 +287,14 @@ async fn a_tenant_is_who_its_key_says() {
     told("router-key", "nobody", named("")).await.unwrap();
     let status = told("router-key", "b", named("c")).await.unwrap_err();
     is(&status, Code::PermissionDenied, "TENANT_DENIED");
+    // A client's own, and the one that a router put behind it.
+    let mut request = with_key("router-key", ask("hello", 1));
+    for tenant in ["b", "a"] {
+        let value = AsciiMetadataValue::from_static(tenant);
+        request.metadata_mut().append("x-tenant-id", value);
+    }
+    let status = world.client.inference().complete(request).await;
+    is(&status.unwrap_err(), Code::InvalidArgument, "BAD_TENANT");
     let long = "x".repeat(129);
     let status = told("router-key", &long, named("")).await.unwrap_err();
     is(&status, Code::InvalidArgument, "BAD_TENANT");

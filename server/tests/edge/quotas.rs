@@ -1,5 +1,6 @@
 //! Quotas of tenants: what is refused, for how long, and what is charged.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use futures_util::stream;
 use paternoster_client::v1;
 use server::clock::EdgeClock;
+use server::security::Quota;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -23,8 +26,13 @@ struct Metered {
 impl Metered {
     /// The tenant `NAME` has the key `NAME-key` and this quota; `other` has none.
     async fn with(name: &str, quota: &str) -> Self {
+        Self::with_default(name, quota, Quota::default()).await
+    }
+
+    /// As [`Metered::with`]; a tenant that has no table has this quota.
+    async fn with_default(name: &str, quota: &str, default_quota: Quota) -> Self {
         let file = KeysFile::of(&format!(
-            "[[key]]\nname = 'other'\nkey = 'other-key'\n\
+            "[[key]]\nname = 'other'\nkey = 'other-key'\nrights = ['work', 'tenants']\n\
              [[key]]\nname = '{name}'\nkey = '{name}-key'\n\
              [[tenant]]\nname = '{name}'\n{quota}\n"
         ));
@@ -32,7 +40,7 @@ impl Metered {
         let clock = Arc::clone(&seconds);
         let now = move || Duration::from_secs(clock.load(Ordering::SeqCst));
         let world = World::ready_with(Plan {
-            security: Arc::new(file.security(EdgeClock::manual(now))),
+            security: Arc::new(file.security_with(default_quota, EdgeClock::manual(now))),
             ..Plan::default()
         })
         .await;
@@ -115,6 +123,43 @@ async fn tokens_are_counted_in_and_out_and_debts_are_waited_for() {
         let measured = metered.world.measured(&series);
         assert!((measured - count).abs() < 0.1, "{kind}: {measured}");
     }
+}
+
+/// Whoever has no table of its own: a key's tenant, and those that a key speaks for.
+#[tokio::test]
+async fn tenants_that_are_not_listed_have_a_quota_each() {
+    let one = Quota {
+        requests_per_minute: NonZeroU64::new(1),
+        ..Quota::default()
+    };
+    let metered = Metered::with_default("listed", "requests_per_minute = 2", one).await;
+    let spoken_for = async |tenant: &'static str| {
+        let mut request = with_key("other-key", ask("x", 1));
+        let value = AsciiMetadataValue::from_static(tenant);
+        request.metadata_mut().insert("x-tenant-id", value);
+        let mut inference = metered.world.client.inference();
+        soon(inference.complete(request)).await.map(|_| ())
+    };
+    for tenant in ["guest", "another guest", "listed"] {
+        spoken_for(tenant).await.unwrap();
+    }
+    for key in ["listed", "lone", "other"] {
+        metered.complete(key, "x", 1).await.unwrap();
+    }
+    for status in [
+        spoken_for("guest").await,
+        spoken_for("another guest").await,
+        spoken_for("listed").await,
+        metered.complete("listed", "x", 1).await,
+        metered.complete("lone", "x", 1).await,
+        metered.complete("other", "x", 1).await,
+    ] {
+        let said = refused(&status.unwrap_err());
+        assert!(said.0.contains("requests_per_minute = "), "{said:?}");
+    }
+    metered.pass(60);
+    spoken_for("guest").await.unwrap();
+    metered.complete("lone", "x", 1).await.unwrap();
 }
 
 #[tokio::test]
