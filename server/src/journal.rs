@@ -256,10 +256,11 @@ impl Report {
     pub(crate) fn add_to(&self, trailers: &mut HeaderMap) {
         let record = self.record();
         for (name, text) in [
+            ("x-request-id", &record.request_id),
             ("x-model-id", &record.model),
             ("x-model-revision", &record.revision),
         ] {
-            // A served name that no header can hold is left out.
+            // What no header can hold is left out.
             if let Ok(value) = HeaderValue::try_from(text)
                 && !value.is_empty()
             {

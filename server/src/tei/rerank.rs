@@ -156,10 +156,7 @@ impl Gathered {
         if message.query.is_empty() && message.text.is_empty() {
             return Err(empty_input("text"));
         }
-        self.messages += 1;
-        if self.messages > TEI_RERANK_TEXTS_MAX {
-            return Err(too_many("messages", self.messages, TEI_RERANK_TEXTS_MAX));
-        }
+        self.count()?;
         if return_text {
             // No more than what a message may have: the answer is one.
             self.bytes += message.text.len();
@@ -171,6 +168,14 @@ impl Gathered {
         }
         self.chars += message.query.chars().count() + message.text.chars().count();
         Ok((Input::Pair(message.query.into(), message.text), fit))
+    }
+
+    fn count(&mut self) -> Result<(), Fault> {
+        self.messages += 1;
+        if self.messages > TEI_RERANK_TEXTS_MAX {
+            return Err(too_many("messages", self.messages, TEI_RERANK_TEXTS_MAX));
+        }
+        Ok(())
     }
 }
 
@@ -194,4 +199,18 @@ fn ranked(scores: &[f32], mut texts: Vec<String>, cost: Cost) -> Answer<tei::Rer
 fn report(context: &Context, done: &[Done]) {
     let tokens = done.iter().map(|done| u64::from(done.tokens)).sum();
     context.report.add_work(done.len() as u32, tokens);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ranking_has_so_many_messages() {
+        let mut gathered = Gathered::default();
+        for _ in 0..TEI_RERANK_TEXTS_MAX {
+            gathered.count().unwrap();
+        }
+        gathered.count().unwrap_err();
+    }
 }
