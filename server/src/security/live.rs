@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -134,17 +135,25 @@ impl<S: Source> Live<S> {
         if !settled && look == Look::Routine {
             return (tried.clone(), now);
         }
-        let outcome = match self.source.load() {
-            Ok(value) => {
+        // Whatever a file makes of its reader, the next one is read again.
+        let outcome = match catch_unwind(AssertUnwindSafe(|| self.source.load())) {
+            Ok(Ok(value)) => {
                 self.source.applied(&value);
                 let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
                 *current = Arc::new(value);
                 tracing::info!(what = S::WHAT, "read again");
                 OK
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::warn!(what = S::WHAT, %error, "cannot be read; what was read before stays");
                 FAILED
+            }
+            Err(_panic) => {
+                tracing::error!(
+                    what = S::WHAT,
+                    "reading broke off; what was read before stays"
+                );
+                "failed"
             }
         };
         counter!(RELOADS, "what" => S::WHAT, "outcome" => outcome).increment(1);
@@ -196,6 +205,7 @@ mod tests {
             self.loads.fetch_add(1, Ordering::SeqCst);
             let text = std::fs::read_to_string(&self.path);
             let text = text.map_err(|error| LoadError::new(&self.path, error))?;
+            assert_ne!(text, "panic");
             text.parse()
                 .map_err(|error| LoadError::new(&self.path, error))
         }
@@ -252,13 +262,16 @@ mod tests {
             looks.look(Look::Routine);
         }
         assert_eq!(looks.look(Look::Routine), (1, 2));
+        std::fs::write(&path, "panic").unwrap();
+        looks.look(Look::Routine);
+        assert_eq!(looks.look(Look::Routine), (1, 3));
         std::fs::remove_file(&path).unwrap();
         for _ in 0..5 {
             looks.look(Look::Routine);
         }
-        assert_eq!(looks.look(Look::Routine), (1, 3));
+        assert_eq!(looks.look(Look::Routine), (1, 4));
         std::fs::write(&path, "333").unwrap();
         looks.look(Look::Routine);
-        assert_eq!(looks.look(Look::Routine), (333, 4));
+        assert_eq!(looks.look(Look::Routine), (333, 5));
     }
 }

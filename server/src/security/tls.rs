@@ -10,7 +10,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
     SignatureScheme,
@@ -83,6 +83,12 @@ impl Source for TlsFiles {
             .with_single_cert(chain, key)
             .map_err(|error| LoadError::new(&self.cert, error))?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
+        if self.client_ca.is_some() {
+            // A session that is taken up again shows no certificate: it would outlive the dates of the
+            // one it began with.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(Tls {
             config: Arc::new(config),
             expiries: expiries

@@ -7,8 +7,9 @@ use std::time::Duration;
 use paternoster_client::Client;
 use paternoster_client::v1::generate_response::Event;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use server::clock::EdgeClock;
 use server::security::{Security, SecurityConfig, TlsFiles};
 use tempfile::TempDir;
@@ -56,6 +57,26 @@ impl Authority {
             key: key.serialize_pem(),
             der: cert.der().clone(),
         }
+    }
+
+    /// A client of HTTP/1.1 that trusts it.
+    fn client(&self, identity: Option<Pair>) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(Pair { key, der, .. }) => {
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(vec![der], key).unwrap()
+            }
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config
     }
 
     fn trusted(&self) -> ClientTlsConfig {
@@ -139,18 +160,9 @@ async fn shown(
     tokio_rustls::client::TlsStream<TcpStream>,
     CertificateDer<'static>,
 ) {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.0.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let stream = TcpStream::connect(world.address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    let connect = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    let connect = TlsConnector::from(Arc::new(authority.client(None))).connect(name, stream);
     let stream = soon(connect).await.unwrap();
     let (_, session) = stream.get_ref();
     let leaf = session.peer_certificates().unwrap()[0].clone();
@@ -212,6 +224,38 @@ async fn an_authority_that_has_expired_is_believed_no_more() {
     let world = world(&folder, identity(theirs.sign())).await;
     assert!(answered(&world, identity(theirs.sign())).await);
     assert!(!answered(&world, identity(expired.sign())).await);
+}
+
+/// A session that is taken up again shows no certificate.
+#[tokio::test]
+async fn where_clients_show_certificates_each_handshake_is_whole() {
+    let (ours, theirs) = (Authority::named("ours"), Authority::named("theirs"));
+    for clients in [None, Some(&theirs)] {
+        let folder = Folder::with(&ours.sign(), clients);
+        let pair = theirs.sign();
+        let identity = Identity::from_pem(&pair.cert, &pair.key);
+        let world = world(&folder, ours.trusted().identity(identity)).await;
+        let config = Arc::new(ours.client(Some(pair)));
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let stream = TcpStream::connect(world.address).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let connect = TlsConnector::from(Arc::clone(&config)).connect(name, stream);
+            let mut stream = soon(connect).await.unwrap();
+            // What a session is taken up by comes with the first answer.
+            let request = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            soon(stream.read_to_string(&mut answer)).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+        }
+        let again = match clients {
+            None => HandshakeKind::Resumed,
+            Some(_) => HandshakeKind::Full,
+        };
+        assert_eq!(kinds, [HandshakeKind::Full, again]);
+    }
 }
 
 #[tokio::test]
