@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::arriving::Parts;
 use crate::health::Readiness;
 use crate::lifecycle::Lifecycle;
 use crate::limits::Limits;
@@ -39,6 +40,8 @@ pub struct App {
     pub(crate) calls: Arc<Semaphore>,
     /// One permit for each call that may wait for one of `calls` with its message at hand.
     pub(crate) waiting: Semaphore,
+    /// What messages that have not arrived whole take.
+    pub(crate) arriving: Parts,
     /// Ends answers that nobody reads.
     pub(crate) sweeper: Sweeper,
     pub(crate) ids: Ids,
@@ -55,6 +58,7 @@ impl App {
             registry,
             calls: Arc::new(Semaphore::new(limits.calls_max)),
             waiting: Semaphore::new(limits.calls_max),
+            arriving: Parts::new(limits.arriving_bytes_max()),
             limits,
             security: Arc::default(),
             lifecycle: Lifecycle::default(),

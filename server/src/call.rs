@@ -22,7 +22,7 @@ use crate::method::{Method, Role};
 use crate::metrics::{CALL_ERRORS, CALLS, PANICS, REQUESTS};
 use crate::security::Slot;
 use crate::status::{Ending, Fault, code_name};
-use crate::sweeper::Rules;
+use crate::sweeper::{Rules, Watched};
 
 /// The most that is handed to the transport at once. It takes whatever it gets as soon as the window
 /// has room for one byte, so this is also what it may keep beyond the window.
@@ -61,6 +61,8 @@ pub(crate) struct Call {
     pub(crate) place: Place,
     /// Makes a drain wait for it.
     work: Option<TaskTrackerToken>,
+    /// One of the calls of its connection that need no key.
+    pub(crate) look: Option<OwnedSemaphorePermit>,
     ended: bool,
 }
 
@@ -74,6 +76,7 @@ impl Call {
             report: Arc::new(report),
             place: Place::default(),
             work: None,
+            look: None,
             ended: false,
         }
     }
@@ -109,7 +112,7 @@ impl Call {
         self.running.decrement(1.0);
         self.report.end(self.method, ending);
         self.place.clear();
-        self.work = None;
+        (self.work, self.look) = (None, None);
     }
 }
 
@@ -146,7 +149,7 @@ struct Running {
 }
 
 /// A body in slices: what the transport has no room for stays here, where it can be swept.
-struct Sliced {
+pub(crate) struct Sliced {
     body: Body,
     /// What is left of the last frame.
     rest: Bytes,
@@ -182,8 +185,14 @@ impl Answer {
         })
     }
 
-    /// Ends what breaks the rules; whether there is anything left to look after.
-    pub(crate) fn sweep(&self, rules: &Rules) -> bool {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Panics of a body are caught before they pass the guard.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched for Answer {
+    fn sweep(&self, rules: &Rules) -> bool {
         let mut state = self.state();
         let fault = match &*state {
             State::Done => return false,
@@ -215,11 +224,6 @@ impl Answer {
             reader.wake();
         }
         true
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // Panics of a body are caught before they pass the guard.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -289,14 +293,14 @@ impl Running {
 }
 
 impl Sliced {
-    fn new(body: Body) -> Self {
+    pub(crate) fn new(body: Body) -> Self {
         let rest = Bytes::new();
         Self { body, rest }
     }
 
     /// The next frame, of at most `SLICE_BYTES` where it is data. The body is asked only after the
     /// last slice of its last frame was taken and more is asked for.
-    fn poll_slice(
+    pub(crate) fn poll_slice(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -314,8 +318,15 @@ impl Sliced {
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 
-    fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    /// How long what is left of it is.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let exact = self.body.size_hint().exact();
+        exact.map_or_else(SizeHint::default, |body| SizeHint::with_exact(body + rest))
     }
 }
 

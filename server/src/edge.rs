@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::body::Body;
@@ -23,7 +24,9 @@ use crate::call::{Answer, Call, CallBody, Held, Place};
 use crate::clock::{Deadline, parse_grpc_timeout};
 use crate::grpc::validate::is_identifier;
 use crate::journal::Report;
+use crate::limits::LOOKS_MAX;
 use crate::method::{Arrival, Method, Role};
+use crate::page_body::{Page, PageBody};
 use crate::pages;
 use crate::security::{Account, Caller, Slot};
 use crate::status::{Ending, Fault};
@@ -54,8 +57,24 @@ pub(crate) struct Origin<G> {
     pub(crate) peer: Peer,
     /// Ends the connection.
     pub(crate) connection: CancellationToken,
+    /// One permit for each call of the connection that nobody needs a key for, and that may last.
+    pub(crate) looks: Arc<Semaphore>,
+    /// One permit for each of its pages.
+    pub(crate) pages: Arc<Semaphore>,
     /// Dropped when the connection has nothing more to send of the answer.
     pub(crate) open: G,
+}
+
+impl<G> Origin<G> {
+    /// A permit for a method that answers whoever asks.
+    fn look(&self, method: Method) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        if !method.is_health() && !method.is_reflection() {
+            return Ok(None);
+        }
+        let look = Arc::clone(&self.looks).try_acquire_owned();
+        let full = || format!("{LOOKS_MAX} such calls run on this connection already");
+        look.map(Some).map_err(|_| Fault::queue_full(full()))
+    }
 }
 
 /// What a method knows of its call; travels in the request's extensions.
@@ -137,7 +156,7 @@ impl Edge {
     ) -> Result<Response<Body>, Infallible> {
         Ok(match kind_of(&request) {
             Kind::Grpc => self.grpc(request, origin).await,
-            Kind::Http => pages::answer(&self.app, &request),
+            Kind::Http => self.page(&request, origin),
             Kind::GrpcOverHttp1 => pages::refuse(
                 StatusCode::HTTP_VERSION_NOT_SUPPORTED,
                 "gRPC needs HTTP/2\n",
@@ -146,6 +165,23 @@ impl Edge {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "only application/grpc\n",
             ),
+        })
+    }
+
+    /// Answers with a page, of which a connection has few on their way at once.
+    fn page<G: Send + Unpin + 'static>(
+        &self,
+        request: &Request<Incoming>,
+        origin: Origin<G>,
+    ) -> Response<Body> {
+        let Ok(place) = Arc::clone(&origin.pages).try_acquire_owned() else {
+            let message = "too many pages of this connection are not read yet\n";
+            return pages::refuse(StatusCode::SERVICE_UNAVAILABLE, message);
+        };
+        pages::answer(&self.app, request).map(|body| {
+            let page = Page::new(origin.connection);
+            self.app.sweeper.add(&page);
+            Body::new(PageBody::new(body, page, (place, origin.open)))
         })
     }
 
@@ -162,8 +198,13 @@ impl Edge {
         let report =
             Report::begin(origin.peer, request_id).in_trace(trace.or_else(own), spans.clone());
         let mut call = Call::begin(method, report);
-        let (caller, asked) = match self.admit(&mut call, request.headers()) {
-            Ok(admitted) => admitted,
+        let admitted = self.admit(&mut call, request.headers());
+        let looked = admitted.and_then(|admitted| Ok((admitted, origin.look(method)?)));
+        let (caller, asked) = match looked {
+            Ok((admitted, look)) => {
+                call.look = look;
+                admitted
+            }
             Err(fault) => return refuse(call, fault.into()),
         };
         let longest = Deadline::after(self.app.limits.request_timeout_max);
@@ -183,7 +224,7 @@ impl Edge {
             Arrival::Message => Some(self.app.limits.message_timeout),
             Arrival::Stream => None,
         };
-        let request = request.map(|body| Arriving::new(body, message_timeout));
+        let request = request.map(|body| Arriving::new(body, message_timeout, &self.app.arriving));
         let work = AssertUnwindSafe(self.routes.call(request)).catch_unwind();
         // Methods keep their deadline by themselves and say more about it; this is for those that
         // cannot.

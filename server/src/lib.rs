@@ -33,6 +33,7 @@ mod method;
 pub mod metrics;
 #[cfg(feature = "otlp")]
 pub mod otlp;
+mod page_body;
 mod pages;
 pub mod probe;
 pub mod registry;

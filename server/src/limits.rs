@@ -37,6 +37,17 @@ pub enum TooLong {
     Refused,
 }
 
+/// Bytes of a question to health or reflection, which nobody needs a key for.
+pub const QUESTION_BYTES_MAX: usize = 4 << 10;
+/// Calls of health and reflection that run at once on one connection.
+pub const LOOKS_MAX: usize = 32;
+/// Pages of one connection that are on their way at once.
+pub const PAGES_MAX: usize = 4;
+/// Bytes of one message that nobody counts while it arrives.
+pub const ARRIVING_BYTES_FREE: usize = 16 << 10;
+/// The largest messages that may be there in part, all calls together.
+const ARRIVING_MESSAGES_MAX: usize = 64;
+
 /// Bytes of all header fields of one request.
 pub const HEADER_BYTES_MAX: u32 = 16 << 10;
 
@@ -88,6 +99,13 @@ pub struct Limits {
     pub connection_idle_timeout: Duration,
     /// The time running calls have after a drain began.
     pub drain_timeout: Duration,
+}
+
+impl Limits {
+    /// Bytes of messages that are there in part, all calls together, beyond what is free.
+    pub(crate) fn arriving_bytes_max(&self) -> usize {
+        self.message_bytes_max.saturating_mul(ARRIVING_MESSAGES_MAX)
+    }
 }
 
 impl Default for Limits {

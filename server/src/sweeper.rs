@@ -3,6 +3,7 @@
 //! grants no window is not asked again, and can keep no deadline by itself. What the transport
 //! takes beyond the window is at most one slice.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -29,14 +30,21 @@ pub(crate) struct Rules {
     pub(crate) leaves: bool,
 }
 
-/// All answers that run.
+/// What is looked after.
+pub(crate) trait Watched: fmt::Debug + Send + Sync {
+    /// Ends what breaks the rules; whether there is anything left to look after.
+    fn sweep(&self, rules: &Rules) -> bool;
+}
+
+/// All answers and pages that are on their way.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sweeper(Arc<Mutex<Vec<Weak<Answer>>>>);
+pub(crate) struct Sweeper(Arc<Mutex<Vec<Weak<dyn Watched>>>>);
 
 impl Sweeper {
     /// Looks after an answer from now on.
-    pub(crate) fn add(&self, answer: &Arc<Answer>) {
-        self.answers().push(Arc::downgrade(answer));
+    pub(crate) fn add<W: Watched + 'static>(&self, answer: &Arc<W>) {
+        let answer: Weak<W> = Arc::downgrade(answer);
+        self.answers().push(answer);
     }
 
     /// Looks again and again. Run as a task of its own.
@@ -73,13 +81,13 @@ impl Sweeper {
         self.answers().append(&mut answers);
     }
 
-    fn answers(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Answer>>> {
+    fn answers(&self) -> std::sync::MutexGuard<'_, Vec<Weak<dyn Watched>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl std::fmt::Debug for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer").finish_non_exhaustive()
     }
 }

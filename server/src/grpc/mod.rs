@@ -27,6 +27,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 use tonic_reflection::server::{Builder, Error};
 
 use crate::app::App;
+use crate::limits::QUESTION_BYTES_MAX;
 use crate::tei;
 use control::Control;
 use inference::Inference;
@@ -38,12 +39,15 @@ pub(crate) fn routes(app: &Arc<App>, health: &HealthReporter) -> Result<Routes, 
         .max_decoding_message_size(message_bytes_max);
     let control = ControlServer::new(Control::new(Arc::clone(app)))
         .max_decoding_message_size(message_bytes_max);
-    let health = HealthServer::new(HealthService::from_health_reporter(health.clone()));
+    let health = HealthServer::new(HealthService::from_health_reporter(health.clone()))
+        .max_decoding_message_size(QUESTION_BYTES_MAX);
+    let reflection = reflected().build_v1()?;
+    let reflection_alpha = reflected().build_v1alpha()?;
     let routes = Routes::new(inference).add_service(control);
     Ok(tei::add_to(routes, app)
         .add_service(health)
-        .add_service(reflected().build_v1()?)
-        .add_service(reflected().build_v1alpha()?)
+        .add_service(reflection.max_decoding_message_size(QUESTION_BYTES_MAX))
+        .add_service(reflection_alpha.max_decoding_message_size(QUESTION_BYTES_MAX))
         .prepare())
 }
 

@@ -14,6 +14,7 @@ use metrics::gauge;
 use rustls::server::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Interval, interval, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -22,16 +23,17 @@ use super::census::Seat;
 use super::{Closing, Peer};
 use crate::clock::Deadline;
 use crate::edge::{Edge, Origin};
-use crate::limits::{HEADER_BYTES_MAX, Limits};
+use crate::limits::{HEADER_BYTES_MAX, LOOKS_MAX, Limits, PAGES_MAX};
 use crate::metrics::CONNECTIONS;
 
 /// Bytes after which a connection's protocol is known: the preface of HTTP/2.
 const GREETING_BYTES: u64 = 24;
-/// What a client may send ahead, on one stream and on all streams of a connection. The library ends a
-/// connection with too many small frames unread, some 9,000 of 20 bytes: a stream's window is to hold
-/// fewer.
+/// What a client may send ahead on one stream.
 const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What it may send ahead on all streams together. What they hold is less by far, but the library also
+/// goes by half of this when it ends a connection for the small frames that wait there, each of which
+/// counts for what it lacks to 256 bytes: eight streams may be full of frames of 8 bytes.
+const CONNECTION_WINDOW: u32 = 32 << 20;
 /// What is kept for one slow reader before its stream is no longer asked for more.
 const SEND_BUFFER: usize = 64 << 10;
 /// What a connection that was told to leave has for its goodbye, while no call of it runs.
@@ -161,12 +163,16 @@ impl Connection {
             activity: Arc::clone(&activity),
         });
         let stalled = CancellationToken::new();
+        let looks = Arc::new(Semaphore::new(LOOKS_MAX));
+        let pages = Arc::new(Semaphore::new(PAGES_MAX));
         let (edge, peer, times) = (self.edge, self.peer, self.times);
         let (calls, connection) = (Arc::clone(&activity), stalled.clone());
         let service = service_fn(move |request| {
             let origin = Origin {
                 peer,
                 connection: connection.clone(),
+                looks: Arc::clone(&looks),
+                pages: Arc::clone(&pages),
                 open: OpenCall::begin(&calls),
             };
             edge.clone().answer(request, origin)

@@ -15,7 +15,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::raw::{RawClient, end_of};
-use crate::world::{Plan, World, ask, eventually, reason, soon};
+use crate::world::{Plan, REVISION, World, ask, eventually, reason, soon};
 
 const GENERATE: &str = "/paternoster.v1.Inference/Generate";
 /// What begins a connection of HTTP/2, and an empty frame of settings.
@@ -105,7 +105,8 @@ async fn silent_connections_and_half_prefaces_are_closed_beside_a_healthy_one() 
 async fn a_peer_that_answers_no_ping_is_closed() {
     let mut plan = Plan::default();
     plan.limits.keepalive_interval = Duration::from_millis(20);
-    plan.limits.keepalive_timeout = Duration::from_millis(20);
+    // Long enough for a healthy peer on a machine that is busy with other things.
+    plan.limits.keepalive_timeout = Duration::from_millis(500);
     let world = World::ready_with(plan).await;
     let mut frozen = TcpStream::connect(world.address).await.unwrap();
     frozen.write_all(HELLO).await.unwrap();
@@ -161,20 +162,42 @@ async fn an_old_connection_leaves_after_its_calls() {
 }
 
 #[tokio::test]
+async fn a_connection_without_a_call_is_told_to_leave() {
+    let mut plan = Plan::default();
+    plan.limits.connection_idle_timeout = Duration::from_millis(50);
+    let world = World::ready_with(plan).await;
+    let before = closed(&world, "idle").await;
+    world.device.hold();
+    let mut busy = RawClient::connect(world.address, 1 << 16).await;
+    let mut running = busy.call(GENERATE, &ask("hello", 20)).await;
+    let mut between = RawClient::connect(world.address, 1 << 16).await;
+    let status = between.call(GENERATE, &ask("", 1)).await.status().await;
+    assert_eq!(reason(&status).0, "EMPTY_INPUT");
+    between.closed().await;
+    RawClient::connect(world.address, 1 << 16)
+        .await
+        .closed()
+        .await;
+    assert!(closed(&world, "idle").await - before >= 2);
+    // Several idle times have passed, and its call has not ended.
+    world.device.release();
+    assert_eq!(running.status().await.code(), Code::Ok);
+    busy.closed().await;
+}
+
+#[tokio::test]
 async fn what_only_watches_does_not_keep_an_old_connection() {
     let mut plan = Plan::default();
-    plan.limits.connection_age_max = Some(Duration::from_millis(20));
+    plan.limits.connection_age_max = Some(Duration::from_secs(1));
     plan.limits.request_timeout_max = Duration::from_millis(50);
     let world = World::ready_with(plan).await;
     let mut raw = RawClient::connect(world.address, 1 << 16).await;
-    let watch = raw
-        .call(
-            "/grpc.health.v1.Health/Watch",
-            &HealthCheckRequest::default(),
-        )
-        .await;
+    let request = HealthCheckRequest::default();
+    let mut watch = raw.call("/grpc.health.v1.Health/Watch", &request).await;
+    // It has begun before the connection is old.
+    let (_, mut body) = watch.head().await;
+    soon(body.data()).await.unwrap().unwrap();
     raw.closed().await;
-    drop(watch);
 }
 
 #[tokio::test]
@@ -287,7 +310,9 @@ async fn the_end_of_an_answer_tells_what_was_done() {
         assert!(head.contains_key("x-request-id"));
         let status = end_of(body).await;
         let told = |name: &str| status.metadata().get(name).unwrap().to_str().unwrap();
+        assert_eq!(told("x-request-id"), head["x-request-id"].to_str().unwrap());
         assert_eq!(told("x-model-id"), "tiny");
+        assert_eq!(told("x-model-revision"), REVISION);
         assert_eq!(told("x-prompt-tokens"), "5");
         assert_eq!(told("x-cached-tokens"), "0");
         assert_eq!(told("x-generated-tokens"), "3");
@@ -302,7 +327,10 @@ async fn the_end_of_an_answer_tells_what_was_done() {
     let mut call = raw.call("/paternoster.v1.Inference/Embed", &embed).await;
     let status = call.status().await;
     assert_eq!(status.metadata().get("x-prompt-tokens").unwrap(), "6");
-    assert!(!status.metadata().contains_key("x-cached-tokens"));
+    assert_eq!(status.metadata().get("x-model-id").unwrap(), "vectors");
+    for unknown in ["x-cached-tokens", "x-model-revision"] {
+        assert!(!status.metadata().contains_key(unknown), "{unknown}");
+    }
     let mut check = raw
         .call(
             "/grpc.health.v1.Health/Check",

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use prost::Message;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Sender, channel};
@@ -87,6 +87,14 @@ impl RawClient {
         RawCall { request, response }
     }
 
+    /// Asks for a page.
+    pub(crate) async fn get(&mut self, path: &str) -> Response<RecvStream> {
+        let request = Request::get(format!("http://server{path}"));
+        let mut requests = self.requests.clone().ready().await.unwrap();
+        let sent = requests.send_request(request.body(()).unwrap(), true);
+        soon(sent.unwrap().0).await.unwrap()
+    }
+
     /// Begins a call with its whole message.
     pub(crate) async fn call(&mut self, path: &str, message: &impl Message) -> RawCall {
         let mut call = self.begin(path, None).await;
@@ -128,6 +136,11 @@ impl RawCall {
     /// Sends a message as a frame of its own, as soon as the window lets it. The request goes on.
     pub(crate) fn send(&mut self, message: &impl Message) {
         self.request.send_data(framed(message), false).unwrap();
+    }
+
+    /// Sends these bytes, as soon as the window lets it. The request goes on.
+    pub(crate) fn send_bytes(&mut self, bytes: impl Into<Bytes>) {
+        self.request.send_data(bytes.into(), false).unwrap();
     }
 
     /// Whether it is refused before gRPC: by a reset, the end of its connection or a status of HTTP.

@@ -1,19 +1,20 @@
 //! `tei.v1`: order, places, health, and the defects of Text Embeddings Inference that must not be here,
 //! each named as in the list of them (`docs/operating.md`, For users of TEI).
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use futures_util::stream;
+use futures_util::stream::{self, FuturesUnordered};
 use proto::tei::v1 as tei;
 use server::registry::Task;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::raw::RawClient;
 use crate::services::channel;
 use crate::tei::{Clients, device, embed, ranking_models, ranking_world, to};
-use crate::world::{More, Plan, VECTORS, World, ask, eventually, reason, soon};
+use crate::world::{More, Plan, VECTORS, World, eventually, reason, soon};
 
 fn rerank(texts: usize) -> tei::RerankRequest {
     tei::RerankRequest {
@@ -44,45 +45,6 @@ async fn a_stream_of_ten_thousand_is_answered_in_order() {
         assert_eq!(answer.embeddings, expected, "{number}");
     }
     assert!(soon(answers.message()).await.unwrap().is_none());
-}
-
-/// A client that sends ahead whatever the window lets it, each message in a frame of its own, is held
-/// back by the window before the protocol's own limit on small frames ends its connection.
-#[tokio::test]
-async fn small_frames_sent_far_ahead_are_answered() {
-    const COUNT: usize = 20_000;
-    let world = World::ready().await;
-    world.encoder.hold();
-    let mut raw = RawClient::connect(world.address, 1 << 16).await;
-    let mut call = raw.begin("/tei.v1.Embed/EmbedStream", None).await;
-    for _ in 0..COUNT {
-        call.send(&embed("x"));
-    }
-    call.finish(&embed("x"));
-    // What the window lets through is there before any of it is worked on.
-    world
-        .client
-        .inference()
-        .complete(ask("meanwhile", 20))
-        .await
-        .unwrap();
-    world.encoder.release();
-    let (_, mut body) = call.head().await;
-    let (mut bytes, mut answers) = (Vec::new(), 0);
-    while let Some(part) = soon(body.data()).await {
-        let part = part.unwrap();
-        body.flow_control().release_capacity(part.len()).unwrap();
-        bytes.extend_from_slice(&part);
-        while bytes.len() >= 5 {
-            let length = u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize;
-            if bytes.len() < 5 + length {
-                break;
-            }
-            bytes.drain(..5 + length);
-            answers += 1;
-        }
-    }
-    assert_eq!(answers, COUNT + 1);
 }
 
 /// Sends four messages, of which the third one is wrong, and looks at the answers of the first two.
@@ -196,7 +158,7 @@ async fn health_tells_which_services_a_model_is_there_for() {
     let status = async |world: &World, service: &str| {
         let mut client = HealthClient::new(channel(world).await);
         let service = service.to_owned();
-        let request = tonic_health::pb::HealthCheckRequest { service };
+        let request = HealthCheckRequest { service };
         client.check(request).await.unwrap().into_inner().status()
     };
     let (embedder, all) = (World::ready().await, ranking_world().await);
@@ -233,21 +195,24 @@ async fn single_calls_fail_at_once_and_streams_and_rankings_wait() {
     let status = second.embed(embed("second")).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(reason(&status).0, "QUEUE_FULL");
-    let (mut ranks, mut words) = (clients.rerank.clone(), clients.tokenize.clone());
-    let ranking = tokio::spawn(async move { ranks.rerank(rerank(3)).await });
+    // As many rankings wait as may run.
+    let ranked =
+        async |mut ranks: tei::rerank_client::RerankClient<Channel>| ranks.rerank(rerank(3)).await;
+    let rankings = [0; 2].map(|_| ranked(clients.rerank.clone()));
+    let mut rankings: FuturesUnordered<_> = rankings.into_iter().collect();
+    let refused = soon(rankings.next()).await.unwrap().unwrap_err();
+    assert_eq!(reason(&refused).0, "QUEUE_FULL");
+    let mut words = clients.tokenize.clone();
     let message = tei::EncodeRequest {
         inputs: "third".to_owned(),
         ..tei::EncodeRequest::default()
     };
     let answers = words.tokenize_stream(stream::iter([message])).await;
     let mut answers = answers.unwrap().into_inner();
-    assert!(!ranking.is_finished());
     world.encoder.release();
     soon(holding).await.unwrap().unwrap();
-    assert_eq!(
-        soon(ranking).await.unwrap().unwrap().get_ref().ranks.len(),
-        3
-    );
+    let ranks = soon(rankings.next()).await.unwrap().unwrap();
+    assert_eq!(ranks.get_ref().ranks.len(), 3);
     assert!(soon(answers.message()).await.unwrap().is_some());
 }
 

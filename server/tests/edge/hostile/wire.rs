@@ -1,19 +1,25 @@
 //! Bytes that no gRPC library sends.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use paternoster_client::v1;
 use prost::Message as _;
+use server::limits::LOOKS_MAX;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
 
 use super::{CANARY, Ended, roomy, said, withstand, withstand_uncounted, withstand_with};
-use crate::raw::{RawClient, framed};
+use crate::raw::{RawCall, RawClient, framed};
 use crate::world::{Plan, World, ask, reason, soon};
 
 const GENERATE: &str = "/paternoster.v1.Inference/Generate";
 const COMPLETE: &str = "/paternoster.v1.Inference/Complete";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const EMBED: &str = "/paternoster.v1.Inference/Embed";
 
 /// What a call ends with whose request is these bytes.
@@ -50,6 +56,55 @@ async fn row_04_a_message_above_the_limit() {
         let status = answer(world, GENERATE, &[], frame(0, u32::MAX, b"")).await;
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
         vec![("Generate", Code::ResourceExhausted); 2]
+    })
+    .await;
+}
+
+/// Whoever needs no key has no need of long messages.
+#[tokio::test]
+async fn row_04_a_long_question_to_health() {
+    withstand(async |world| {
+        let long = HealthCheckRequest {
+            service: CANARY.repeat(1000),
+        };
+        let status = answer(world, HEALTH, &[], framed(&long)).await;
+        let expected = (Code::ResourceExhausted, "MESSAGE_TOO_LARGE".to_owned());
+        assert_eq!((said(&status).0, said(&status).1), expected);
+        vec![("HealthCheck", Code::ResourceExhausted)]
+    })
+    .await;
+}
+
+/// Messages of which all is sent but the last byte: what they take together is bounded, and short
+/// messages are not refused for it.
+#[tokio::test]
+async fn row_04_many_messages_that_do_not_end() {
+    withstand(async |world| {
+        let length = world.app.limits.message_bytes_max;
+        let almost = frame(0, length as u32, &vec![0; length - 1]);
+        let mut raw = RawClient::connect(world.address, 1 << 16).await;
+        let mut calls = Vec::new();
+        // One more than there is room for, since the first bytes of each are free.
+        let room = 64 * length / (length - 1 - (16 << 10));
+        for _ in 0..=room {
+            let mut call = raw.begin(COMPLETE, None).await;
+            call.send_bytes(almost.clone());
+            calls.push(call);
+        }
+        let mut statuses: FuturesUnordered<_> = calls.iter_mut().map(RawCall::status).collect();
+        let status = soon(statuses.next()).await.unwrap();
+        assert_eq!(said(&status).0, Code::ResourceExhausted, "{status:?}");
+        assert_eq!(said(&status).1, "QUEUE_FULL");
+        drop(statuses);
+        let short = answer(world, COMPLETE, &[], framed(&ask("short", 1)));
+        assert_eq!(world.stepping(short).await.code(), Code::Ok);
+        calls.clear();
+        let mut ended = vec![("Complete", Code::Cancelled); room];
+        ended.extend([
+            ("Complete", Code::ResourceExhausted),
+            ("Complete", Code::Ok),
+        ]);
+        ended
     })
     .await;
 }
@@ -255,6 +310,46 @@ async fn row_48_the_other_protocol() {
         let status = answer(world, "/metrics", &[], framed(&ask(CANARY, 1))).await;
         assert_eq!(status.code(), Code::Unimplemented);
         vec![("other", Code::Unimplemented)]
+    })
+    .await;
+}
+
+/// Calls that need no key and do not end are few on one connection, and leave room for others.
+#[tokio::test]
+async fn row_46_health_that_is_watched_again_and_again() {
+    withstand(async |world| {
+        let mut raw = RawClient::connect(world.address, 1 << 16).await;
+        let request = HealthCheckRequest::default();
+        let mut watched = Vec::new();
+        for _ in 0..LOOKS_MAX {
+            let mut watch = raw.call(WATCH, &request).await;
+            let (_, mut body) = watch.head().await;
+            soon(body.data()).await.unwrap().unwrap();
+            watched.push((watch, body));
+        }
+        for path in [WATCH, HEALTH] {
+            let status = raw.call(path, &request).await.status().await;
+            assert_eq!(said(&status).1, "QUEUE_FULL", "{status:?}");
+        }
+        let mut call = raw.call(COMPLETE, &ask("beside", 1)).await;
+        assert_eq!(world.stepping(call.status()).await.code(), Code::Ok);
+        watched.pop();
+        // The server sees it go when it looks at the next frames.
+        let mut refused = 0;
+        soon(async {
+            while raw.call(HEALTH, &request).await.status().await.code() != Code::Ok {
+                refused += 1;
+            }
+        })
+        .await;
+        let mut ended = vec![("HealthWatch", Code::Cancelled); LOOKS_MAX];
+        ended.extend(vec![("HealthCheck", Code::ResourceExhausted); refused + 1]);
+        ended.extend([
+            ("HealthWatch", Code::ResourceExhausted),
+            ("HealthCheck", Code::Ok),
+            ("Complete", Code::Ok),
+        ]);
+        ended
     })
     .await;
 }
