@@ -27,8 +27,19 @@ def free_port() -> int:
 class Server:
     """One `paternoster serve` process."""
 
-    def __init__(self, *flags: str, port: int | None = None, env: dict[str, str] | None = None):
+    def __init__(
+        self,
+        *flags: str,
+        port: int | None = None,
+        env: dict[str, str] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ):
         self.port = port or free_port()
+        # Where pages are plain, also of a server that speaks TLS.
+        self.pages_port = self.port
+        if credentials:
+            self.pages_port = free_port()
+            flags = (*flags, "--health-port", str(self.pages_port))
         self.address = f"127.0.0.1:{self.port}"
         self.log = ROOT / f".cache/e2e/server-{self.port}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -39,18 +50,25 @@ class Server:
             env=env,
         )
         self.wait_ready()
-        self.channel = grpc.insecure_channel(self.address)
+        self.channel = self.connect(credentials)
         self.inference = inference_pb2_grpc.InferenceStub(self.channel)
+
+    def connect(self, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+        """A connection of its own."""
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        if credentials:
+            return grpc.secure_channel(f"localhost:{self.port}", credentials, options)
+        return grpc.insecure_channel(self.address, options)
 
     def wait_ready(self) -> None:
         """curl does the waiting: it retries refused connections and 503 answers."""
         command = ["curl", "-fsS", "--retry", "300", "--retry-delay", "0", "--retry-max-time", "60"]
-        command += ["--retry-all-errors", "-o", "/dev/null", f"http://{self.address}/ready"]
+        command += ["--retry-all-errors", "-o", "/dev/null", f"http://127.0.0.1:{self.pages_port}/ready"]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"not ready: {done.stderr}\n{self.log.read_text()}"
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.pages_port}{path}", timeout=10) as answer:
             return answer.read().decode()
 
     def metric(self, name: str, *labels: str) -> float:

@@ -9,7 +9,7 @@ need_curl
 need_openssl
 go_tool grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 go_tool ghz github.com/bojand/ghz/cmd/ghz@v0.93.0
-python=$(python_env e2e pytest==9.0.2 grpcio==1.80.0 grpcio-tools==1.80.0 grpcio-health-checking==1.80.0 huggingface_hub==2.4.0)
+python=$(python_env e2e pytest==9.0.2 grpcio==1.80.0 grpcio-tools==1.80.0 grpcio-health-checking==1.80.0 huggingface_hub==2.4.0 cryptography==46.0.7)
 
 generated=.cache/e2e/generated
 mkdir -p "$generated"
