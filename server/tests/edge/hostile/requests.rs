@@ -419,7 +419,8 @@ async fn row_49_another_tenants_prefix_is_not_found() {
         };
         let [first, other, again] = world.stepping(found).await;
         assert_eq!((first, other), (0, 0));
-        assert_eq!(again, 48);
+        // All but the last, which is computed in any case.
+        assert_eq!(again, 63);
         vec![("Generate", Fine); 3]
     })
     .await;
