@@ -57,7 +57,14 @@ impl ControlTokens {
     fn places(&self, text: &str) -> Vec<usize> {
         // Templates trim messages, so the end is also where it would be then.
         let trimmed = text.trim_end().len();
-        let mut places = Vec::new();
+        // Not a list: as many control tokens may end at a byte as there are, one inside the other.
+        let mut marked = Vec::new();
+        let mut mark = |at: usize| {
+            if marked.is_empty() {
+                marked.resize(text.len() + 1, false);
+            }
+            marked[at] = true;
+        };
         let mut place = Place::default();
         for (at, &byte) in text.as_bytes().iter().enumerate() {
             place = self.patterns.step(place, byte);
@@ -65,15 +72,16 @@ impl ControlTokens {
             for (_, length) in self.patterns.ending(place) {
                 let start = end - length;
                 let first = text[start..].chars().next().map_or(0, char::len_utf8);
-                places.push(start + first);
+                mark(start + first);
             }
             if (end == trimmed || end == text.len()) && self.patterns.depth(place) > 0 {
-                places.push(end);
+                mark(end);
             }
         }
-        places.sort_unstable();
-        places.dedup();
-        places
+        let marked = marked.into_iter().enumerate();
+        marked
+            .filter_map(|(at, marked)| marked.then_some(at))
+            .collect()
     }
 }
 
@@ -167,6 +175,16 @@ mod tests {
         check("a <", "a <|");
         check("a </s \n", "a </s| \n");
         check("< s>", "< s>");
+    }
+
+    /// A list of them would have two million entries, and a list for a megabyte a billion.
+    #[test]
+    fn tokens_inside_each_other_take_one_mark_a_place() {
+        let names: Vec<String> = (1..1000).map(|length| "<".repeat(length)).collect();
+        let control = ControlTokens::new(names.iter().map(String::as_str));
+        let text = "<".repeat(2000);
+        let marked = control.mark(&text, Mark('|'));
+        assert_eq!(marked, "<|".repeat(2000));
     }
 
     #[test]
