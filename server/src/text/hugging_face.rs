@@ -67,7 +67,10 @@ impl HuggingFace {
         let file: File = serde_json::from_slice(bytes).map_err(invalid)?;
         let decoding = Decoding::from_json(&file.decoder)?;
         let library = |error: tokenizers::Error| TokenizerLoadError::Invalid(error.to_string());
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(library)?;
+        // The library panics at merges that are longer than every word of the vocabulary.
+        let read = std::panic::catch_unwind(|| Tokenizer::from_bytes(bytes));
+        let panicked = |_| TokenizerLoadError::Invalid("the library panics on it".to_owned());
+        let mut tokenizer = read.map_err(panicked)?.map_err(library)?;
         tokenizer.with_truncation(None).map_err(library)?;
         tokenizer.with_padding(None);
 

@@ -540,6 +540,13 @@ mod tests {
             load("{}".to_owned()),
             TokenizerLoadError::Invalid(_)
         ));
+        let merge_of_all = serde_json::json!({ "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "decoder": null, "model": { "type": "BPE", "vocab": { "h": 0, "e": 1 }, "merges": ["h e"] } });
+        assert_eq!(
+            load(merge_of_all.to_string()),
+            TokenizerLoadError::Invalid("the library panics on it".to_owned())
+        );
         let odd = samples::with_decoder(word_piece(), serde_json::json!({ "type": "CTC" }));
         assert!(matches!(
             load(odd.to_string()),
