@@ -17,7 +17,7 @@ use kernels::activation::{gelu_erf, silu_mul};
 use kernels::attention::{AttentionShape, PagedBatch, Segment, paged_attention};
 use kernels::kv::{KvCache, KvDtype, KvRows, KvShape};
 use kernels::linear::{Linear, LinearShape};
-use kernels::norm::{RmsNorm, rms_norm};
+use kernels::norm::{RmsNorm, normalize};
 use kernels::sample::{argmax, log_sum_exp, top_k};
 use kernels::{Compute, Rows};
 use std::hint::black_box;
@@ -291,10 +291,10 @@ impl Bench {
             let mut out = vec![0.0; rows * 1536];
             let bytes = |floats: usize| (4 * floats) as f64;
             let seconds = self.quickest(|compute, _| {
-                rms_norm(compute, &x, &norm, &mut out[..x.len()]);
+                normalize(compute, &x, &norm, &mut out[..x.len()]);
             });
             self.report(
-                &format!("small rms_norm rows {rows:3}"),
+                &format!("small normalize rows {rows:3}"),
                 seconds,
                 bytes(2 * x.len()),
                 0.0,

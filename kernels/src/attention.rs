@@ -12,6 +12,9 @@ use crate::{Compute, Rows};
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
+/// Keys and values are read in pages of so many tokens: a packed sequence takes whole ones.
+pub const PAGE_TOKENS: usize = PAGE;
+
 /// Heads and scaling of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
@@ -23,8 +26,8 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor of the scores.
     pub scale: f32,
-    /// Causal: a row sees itself and the `window - 1` positions before it. Encoder: a row sees
-    /// the positions at most `window / 2` away.
+    /// Looking back, a row sees itself and the `window - 1` positions before it; looking around, the
+    /// positions at most `window / 2` away.
     pub window: Option<u32>,
     /// Scores become `softcap * tanh(score / softcap)`.
     pub softcap: Option<f32>,
@@ -67,6 +70,17 @@ pub struct Packed<'a> {
     pub cu_lengths: &'a [u32],
     /// What is added to the scores, if anything is.
     pub bias: Option<&'a DistanceBias>,
+    /// Whom a row sees of its sequence.
+    pub look: Look,
+}
+
+/// Whom a row of a packed sequence sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// All, within half a window to either side.
+    Around,
+    /// Itself and those before it, as in a decoder.
+    Back,
 }
 
 /// What is added to the scores of each head by how far the key stands behind the query.
@@ -81,6 +95,11 @@ pub struct DistanceBias {
 }
 
 impl DistanceBias {
+    /// How many values [`Self::new`] keeps.
+    pub fn values(heads: usize, reach: usize) -> usize {
+        heads * (2 * reach + TILE)
+    }
+
     /// Asks for each head and each distance from `-reach` to `reach` once.
     pub fn new(heads: usize, reach: usize, bias: impl Fn(usize, isize) -> f32) -> Self {
         let width = 2 * reach + TILE;
@@ -169,7 +188,7 @@ pub fn paged_attention(
     }
 }
 
-/// Bidirectional attention inside each packed sequence. `out` is `[rows, heads * head_dim]`.
+/// Attention inside each packed sequence. `out` is `[rows, heads * head_dim]`.
 pub fn packed_attention(
     compute: &mut Compute,
     shape: &AttentionShape,
@@ -183,6 +202,7 @@ pub fn packed_attention(
         v,
         cu_lengths,
         bias,
+        look,
     } = *packed;
     shape.check(q, out.len());
     assert!(
@@ -209,15 +229,19 @@ pub fn packed_attention(
     let rows = |index: usize| cu_lengths[index] as usize..cu_lengths[index + 1] as usize;
     // Each sequence begins a page of its own, and fills at most one page more than its rows do.
     let page = |index: usize| cu_lengths[index] as usize / PAGE + index;
-    let reach = shape
-        .window
-        .map_or(usize::MAX, |window| window as usize / 2);
+    let window = shape.window.map_or(usize::MAX, |window| window as usize);
+    let sight = |len: usize| match look {
+        Look::Back => Sight::Causal { start: 0, window },
+        Look::Around => {
+            let reach = shape
+                .window
+                .map_or(usize::MAX, |window| window as usize / 2);
+            Sight::Around { reach, len }
+        }
+    };
     let sequence = |index: usize| Sequence {
         rows: rows(index),
-        sight: Sight::Around {
-            reach,
-            len: rows(index).len(),
-        },
+        sight: sight(rows(index).len()),
         order: Order::From(page(index)),
     };
     let call = Call {

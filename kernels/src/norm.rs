@@ -4,7 +4,7 @@
 
 use crate::shared::SharedMut;
 use crate::simd::{Kernel, LANES, Simd, vectorize};
-use crate::{Compute, RowsMut};
+use crate::{Compute, Level, RowsMut};
 
 /// Weights of a root-mean-square norm: `x / sqrt(mean(x^2) + eps) * weight`.
 #[derive(Clone, Copy, Debug)]
@@ -26,61 +26,103 @@ pub struct LayerNorm<'a> {
     pub eps: f32,
 }
 
-/// `out = norm(x)`, row by row.
-pub fn rms_norm(compute: &mut Compute, x: &[f32], norm: &RmsNorm<'_>, out: &mut [f32]) {
-    let width = norm.weight.len();
-    check(x.len(), out.len(), width);
-    let level = compute.level();
-    let rows = x.len() / width;
-    let out = SharedMut::new(out);
-    compute.run_chunks(rows, width, &|rows| {
-        for row in rows {
-            let x = &x[row * width..(row + 1) * width];
-            // SAFETY: each row belongs to one task.
-            let out = unsafe { out.slice(row * width..(row + 1) * width) };
-            out.copy_from_slice(x);
-            vectorize(level, Rms { norm, row: out });
-        }
-    });
+/// Either kind of norm.
+pub trait Norm: Sync {
+    /// Elements of a row.
+    fn width(&self) -> usize;
+
+    /// Norms one row, in place.
+    fn apply(&self, level: Level, row: &mut [f32]);
 }
 
-/// `residual += x; out = norm(residual)`, row by row.
-pub fn add_rms_norm(
-    compute: &mut Compute,
-    residual: &mut [f32],
-    x: &[f32],
-    norm: &RmsNorm<'_>,
-    out: &mut [f32],
-) {
-    let width = norm.weight.len();
+impl Norm for RmsNorm<'_> {
+    fn width(&self) -> usize {
+        self.weight.len()
+    }
+
+    fn apply(&self, level: Level, row: &mut [f32]) {
+        vectorize(level, Rms { norm: self, row });
+    }
+}
+
+impl Norm for LayerNorm<'_> {
+    fn width(&self) -> usize {
+        assert_eq!(self.bias.len(), self.weight.len(), "bias beside weight");
+        self.weight.len()
+    }
+
+    fn apply(&self, level: Level, row: &mut [f32]) {
+        vectorize(level, Layer { norm: self, row });
+    }
+}
+
+/// `out = norm(x)`, row by row.
+pub fn normalize(compute: &mut Compute, x: &[f32], norm: &impl Norm, out: &mut [f32]) {
+    let width = norm.width();
     check(x.len(), out.len(), width);
-    check(x.len(), residual.len(), width);
     let level = compute.level();
-    let rows = x.len() / width;
-    let (residual, out) = (SharedMut::new(residual), SharedMut::new(out));
-    compute.run_chunks(rows, 2 * width, &|rows| {
+    let out = SharedMut::new(out);
+    compute.run_chunks(x.len() / width, 2 * width, &|rows| {
         for row in rows {
             let columns = row * width..(row + 1) * width;
             // SAFETY: each row belongs to one task.
-            let residual = unsafe { residual.slice(columns.clone()) };
-            // SAFETY: each row belongs to one task.
             let out = unsafe { out.slice(columns.clone()) };
-            vectorize(
-                level,
-                Add {
-                    to: residual,
-                    x: &x[columns],
-                },
-            );
-            out.copy_from_slice(residual);
-            vectorize(level, Rms { norm, row: out });
+            out.copy_from_slice(&x[columns]);
+            norm.apply(level, out);
         }
     });
 }
 
-/// Norm of each head of `norm.weight.len()` elements inside the rows, in place.
-pub fn rms_norm_heads(compute: &mut Compute, x: &mut RowsMut<'_>, norm: &RmsNorm<'_>) {
-    let head_dim = norm.weight.len();
+/// `residual += x; out = norm(residual)`, row by row: the order of networks that norm before a
+/// block.
+pub fn add_normalize(
+    compute: &mut Compute,
+    residual: &mut [f32],
+    x: &[f32],
+    norm: &impl Norm,
+    out: &mut [f32],
+) {
+    let width = norm.width();
+    check(x.len(), out.len(), width);
+    check(x.len(), residual.len(), width);
+    let level = compute.level();
+    let (residual, out) = (SharedMut::new(residual), SharedMut::new(out));
+    compute.run_chunks(x.len() / width, 2 * width, &|rows| {
+        for row in rows {
+            let columns = row * width..(row + 1) * width;
+            // SAFETY: each row belongs to one task.
+            let to = unsafe { residual.slice(columns.clone()) };
+            // SAFETY: each row belongs to one task.
+            let out = unsafe { out.slice(columns.clone()) };
+            let x = &x[columns];
+            vectorize(level, Add { to, x });
+            out.copy_from_slice(to);
+            norm.apply(level, out);
+        }
+    });
+}
+
+/// `residual = norm(residual + x)`, row by row: the order of BERT.
+pub fn normalize_sum(compute: &mut Compute, residual: &mut [f32], x: &[f32], norm: &impl Norm) {
+    let width = norm.width();
+    check(x.len(), residual.len(), width);
+    let level = compute.level();
+    let residual = SharedMut::new(residual);
+    compute.run_chunks(x.len() / width, 2 * width, &|rows| {
+        for row in rows {
+            let columns = row * width..(row + 1) * width;
+            // SAFETY: each row belongs to one task.
+            let to = unsafe { residual.slice(columns.clone()) };
+            let x = &x[columns];
+            vectorize(level, Add { to, x });
+            norm.apply(level, to);
+        }
+    });
+}
+
+/// Norm of each head of `norm.width()` elements inside the rows, in place.
+pub fn normalize_heads(compute: &mut Compute, x: &mut RowsMut<'_>, norm: &impl Norm) {
+    let head_dim = norm.width();
     assert!(
         head_dim > 0 && x.width().is_multiple_of(head_dim),
         "heads in rows of {}",
@@ -94,99 +136,8 @@ pub fn rms_norm_heads(compute: &mut Compute, x: &mut RowsMut<'_>, norm: &RmsNorm
             // SAFETY: each row belongs to one task.
             let row = unsafe { x.slice(span.range(row)) };
             for head in row.chunks_exact_mut(head_dim) {
-                vectorize(level, Rms { norm, row: head });
+                norm.apply(level, head);
             }
-        }
-    });
-}
-
-/// `out = norm(x)`, row by row.
-pub fn layer_norm(compute: &mut Compute, x: &[f32], norm: &LayerNorm<'_>, out: &mut [f32]) {
-    let width = norm.weight.len();
-    check(x.len(), out.len(), width);
-    assert_eq!(norm.bias.len(), width, "bias beside weight");
-    let level = compute.level();
-    let rows = x.len() / width;
-    let out = SharedMut::new(out);
-    compute.run_chunks(rows, 2 * width, &|rows| {
-        for row in rows {
-            let columns = row * width..(row + 1) * width;
-            // SAFETY: each row belongs to one task.
-            let out = unsafe { out.slice(columns.clone()) };
-            out.copy_from_slice(&x[columns]);
-            vectorize(level, Layer { norm, row: out });
-        }
-    });
-}
-
-/// `residual = norm(residual + x)`, row by row: the order of BERT.
-pub fn add_layer_norm(
-    compute: &mut Compute,
-    residual: &mut [f32],
-    x: &[f32],
-    norm: &LayerNorm<'_>,
-) {
-    let width = norm.weight.len();
-    check(x.len(), residual.len(), width);
-    assert_eq!(norm.bias.len(), width, "bias beside weight");
-    let level = compute.level();
-    let rows = x.len() / width;
-    let residual = SharedMut::new(residual);
-    compute.run_chunks(rows, 2 * width, &|rows| {
-        for row in rows {
-            let columns = row * width..(row + 1) * width;
-            // SAFETY: each row belongs to one task.
-            let residual = unsafe { residual.slice(columns.clone()) };
-            vectorize(
-                level,
-                Add {
-                    to: residual,
-                    x: &x[columns],
-                },
-            );
-            vectorize(
-                level,
-                Layer {
-                    norm,
-                    row: residual,
-                },
-            );
-        }
-    });
-}
-
-/// `residual += x; out = norm(residual)`, row by row: the order of networks that norm before a
-/// block.
-pub fn add_then_layer_norm(
-    compute: &mut Compute,
-    residual: &mut [f32],
-    x: &[f32],
-    norm: &LayerNorm<'_>,
-    out: &mut [f32],
-) {
-    let width = norm.weight.len();
-    check(x.len(), out.len(), width);
-    check(x.len(), residual.len(), width);
-    assert_eq!(norm.bias.len(), width, "bias beside weight");
-    let level = compute.level();
-    let rows = x.len() / width;
-    let (residual, out) = (SharedMut::new(residual), SharedMut::new(out));
-    compute.run_chunks(rows, 2 * width, &|rows| {
-        for row in rows {
-            let columns = row * width..(row + 1) * width;
-            // SAFETY: each row belongs to one task.
-            let residual = unsafe { residual.slice(columns.clone()) };
-            // SAFETY: each row belongs to one task.
-            let out = unsafe { out.slice(columns.clone()) };
-            vectorize(
-                level,
-                Add {
-                    to: residual,
-                    x: &x[columns],
-                },
-            );
-            out.copy_from_slice(residual);
-            vectorize(level, Layer { norm, row: out });
         }
     });
 }

@@ -6,7 +6,7 @@ use kernels::attention::{AttentionShape, PagedBatch, Segment, paged_attention};
 use kernels::embedding::Embedding;
 use kernels::kv::{KvCache, KvRows, KvShape};
 use kernels::linear::Linear;
-use kernels::norm::{RmsNorm, add_rms_norm, rms_norm, rms_norm_heads};
+use kernels::norm::{RmsNorm, add_normalize, normalize, normalize_heads};
 use kernels::rope::RopeTable;
 use kernels::{Compute, Rows, RowsMut};
 
@@ -100,7 +100,7 @@ impl Decoder {
                 name: name.to_owned(),
                 outputs: spec.vocab,
             };
-            source.linear(&[part], spec.hidden)
+            source.linear_and_bias(part, spec.hidden, None)
         };
         let (embedding, head) = match spec.head {
             Head::Tied => (None, head(source, without_suffix(EMBEDDING))?),
@@ -171,7 +171,7 @@ impl Decoder {
             weight: &self.layers[0].input_norm,
             eps: self.spec.norm_eps,
         };
-        rms_norm(
+        normalize(
             compute,
             residual,
             &first,
@@ -273,7 +273,7 @@ impl Decoder {
                     weight,
                     eps: spec.norm_eps,
                 };
-                rms_norm_heads(
+                normalize_heads(
                     compute,
                     &mut RowsMut::new(qkv, width, first, columns),
                     &norm,
@@ -330,7 +330,7 @@ impl Decoder {
             weight: &layer.ffn_norm,
             eps: spec.norm_eps,
         };
-        add_rms_norm(compute, residual, update, &norm, normed);
+        add_normalize(compute, residual, update, &norm, normed);
 
         let inputs = normed.chunks(FFN_ROWS_MAX * spec.hidden);
         for (x, y) in inputs.zip(update.chunks_mut(FFN_ROWS_MAX * spec.hidden)) {
@@ -349,7 +349,7 @@ impl Decoder {
             weight: next_norm,
             eps: spec.norm_eps,
         };
-        add_rms_norm(compute, residual, update, &norm, normed);
+        add_normalize(compute, residual, update, &norm, normed);
     }
 
     /// Moves the sampled rows of `residual` and `qkv` to the front, each a segment of its own.
@@ -407,36 +407,13 @@ impl Layer {
         Ok(Self {
             window: spec.windows[index],
             input_norm,
-            qkv: linear(source, &qkv, spec.hidden, spec.bias.qkv)?,
+            qkv: source.linear(&qkv, spec.hidden, spec.bias.qkv)?,
             qk_norm,
-            output: linear(
-                source,
-                &[part("self_attn.o", spec.hidden)],
-                q,
-                spec.bias.output,
-            )?,
+            output: source.linear(&[part("self_attn.o", spec.hidden)], q, spec.bias.output)?,
             ffn_norm,
-            gate_up: linear(source, &gate_up, spec.hidden, spec.bias.mlp)?,
-            down: linear(
-                source,
-                &[part("mlp.down", spec.hidden)],
-                spec.ffn,
-                spec.bias.mlp,
-            )?,
+            gate_up: source.linear(&gate_up, spec.hidden, spec.bias.mlp)?,
+            down: source.linear(&[part("mlp.down", spec.hidden)], spec.ffn, spec.bias.mlp)?,
         })
-    }
-}
-
-fn linear(
-    source: &mut Source,
-    parts: &[Part],
-    inputs: usize,
-    is_biased: bool,
-) -> Result<Linear, LoadError> {
-    if is_biased {
-        source.biased(parts, inputs)
-    } else {
-        source.linear(parts, inputs)
     }
 }
 

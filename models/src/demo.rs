@@ -52,6 +52,7 @@ mod tests {
             kv_cache_bytes: 64 << 20,
             block_tokens: 16,
             context_max: None,
+            wanted: None,
             running_max: 4,
             step_tokens_max: 64,
             threads: Threads::new(1),

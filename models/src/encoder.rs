@@ -2,18 +2,23 @@
 
 use engine::executor::{EncodeInput, Encoded, Encoder, ExecutorError, Output, Pooling, Progress};
 use kernels::activation::{gelu_erf_mul, gelu_tanh_mul, silu_mul};
-use kernels::attention::{AttentionShape, DistanceBias, Packed, packed_attention};
+use kernels::attention::{AttentionShape, DistanceBias, PAGE_TOKENS, Packed, packed_attention};
 use kernels::embedding::Embedding;
 use kernels::linear::Linear;
-use kernels::norm::{LayerNorm, add_layer_norm, add_then_layer_norm, layer_norm};
+use kernels::norm::{RmsNorm, add_normalize, normalize, normalize_heads, normalize_sum};
 use kernels::rope::RopeTable;
 use kernels::{Compute, Rows, RowsMut};
 use scheduler::request::Token;
 
-use crate::head::{Head, Run};
+use crate::head::{self, Head, Run};
 use crate::load::LoadError;
+use crate::norm::Norm;
 use crate::source::{Part, Source};
-use crate::spec::{EncoderHead, EncoderSpec, GatedActivation, Mlp, Norms, Positions};
+use crate::spec::{
+    Distance, EncoderHead, EncoderSpec, GatedActivation, Mlp, Norms, Positions, QkNorm, Rope,
+    slopes,
+};
+use crate::tensors;
 
 /// A network with its weights, on CPU threads of its own.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub(crate) struct CpuEncoder {
     /// Told of every layer.
     progress: Progress,
     spec: EncoderSpec,
+    /// The longest input.
+    input_tokens_max: usize,
     tokens: Tokens,
     order: Order,
     distance: Option<DistanceBias>,
@@ -44,10 +51,11 @@ enum Tokens {
 /// How tokens get their positions.
 #[derive(Debug)]
 enum Order {
+    Unmarked,
     Table(Embedding),
     Rotary {
         full: RopeTable,
-        windowed: RopeTable,
+        windowed: Option<RopeTable>,
     },
 }
 
@@ -55,6 +63,8 @@ enum Order {
 struct Layer {
     window: Option<u32>,
     qkv: Linear,
+    /// Weights of the norms on heads of q and of k.
+    qk_norm: Option<[Vec<f32>; 2]>,
     output: Linear,
     /// Of the sum with the attention's output: it closes this block or opens the next.
     after_attention: Norm,
@@ -62,13 +72,6 @@ struct Layer {
     down: Linear,
     /// Of the sum with the MLP's output.
     after_ffn: Norm,
-}
-
-/// A layer norm's weights; a bias that is not there is all zeros.
-#[derive(Debug)]
-pub(crate) struct Norm {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
 }
 
 /// The rows of one run. Reused.
@@ -95,19 +98,21 @@ struct Buffers {
 }
 
 impl CpuEncoder {
-    /// Packs the weights; names of the network's own tensors start with `prefix`. `modules` are the
-    /// sources of the head's modules, in their order.
+    /// Packs the weights for inputs of at most `input_tokens_max` tokens; names of the network's own
+    /// tensors start with `prefix`. `modules` are the sources of the head's modules, in their order.
     pub(crate) fn load(
         spec: &EncoderSpec,
+        input_tokens_max: usize,
         (source, modules): (&mut Source, Vec<Source>),
         prefix: &str,
         compute: Compute,
     ) -> Result<Self, LoadError> {
         let at = |name: &str| format!("{prefix}{name}");
         let (names, hidden) = (spec.names, spec.hidden);
+        let input_tokens_max = input_tokens_max.min(spec.context());
         let tokens = Tokens::load(spec, source, &at(names.tokens))?;
-        let order = Order::load(spec, source, &at(names.positions))?;
-        let distance = distance_bias(spec, source, &at(names.distance))?;
+        let order = Order::load(spec, input_tokens_max, source, &at(names.positions))?;
+        let distance = distance_bias(spec, input_tokens_max, source, &at(names.distance))?;
         let segments = match spec.segments {
             0 => None,
             rows => {
@@ -117,13 +122,15 @@ impl CpuEncoder {
         };
         let norm = Norm::load(source, &at(names.embedding_norm), spec)?;
         let head = Head::load(spec, source, modules)?;
-        let largest = hidden * spec.up_rows().max(3 * hidden);
+        let qkv = spec.q_width() + 2 * spec.kv_width();
+        let largest = hidden * spec.up_rows().max(qkv);
         let layers = source.layers(spec.windows.len(), largest, |source, layer| {
             Layer::load(spec, source, prefix, layer)
         })?;
         Ok(Self {
             progress: Progress::default(),
             spec: spec.clone(),
+            input_tokens_max,
             tokens,
             order,
             distance,
@@ -139,7 +146,7 @@ impl CpuEncoder {
 
     /// Encodes a run of the usual size, so that the first one finds code and memory in place.
     pub(crate) fn warm_up(&mut self) {
-        let tokens = self.spec.context().min(RUN_ROWS_MAX);
+        let tokens = self.input_tokens_max.min(RUN_ROWS_MAX);
         let input = EncodeInput {
             tokens: vec![Token(0); tokens].into(),
             segments: [].into(),
@@ -168,12 +175,9 @@ impl CpuEncoder {
 
     /// Appends the results of inputs that are few enough to go through the network together.
     fn encode_run(&mut self, inputs: &[EncodeInput], encoded: &mut Vec<Encoded>) {
-        self.inputs.fill(inputs, &self.spec);
+        self.inputs.fill(inputs, &self.spec, self.input_tokens_max);
         self.forward();
-        let rows = match self.spec.norms {
-            Norms::After => &self.buffers.residual,
-            Norms::Before => &self.buffers.normed,
-        };
+        let rows = self.buffers.read(self.spec.norms);
         let words = match &self.tokens {
             Tokens::Table(_) => None,
             Tokens::Tied(words) => Some(words),
@@ -204,7 +208,12 @@ impl CpuEncoder {
         if let Some(segments) = &self.segments {
             segments.gather_add(compute, &inputs.segments, update);
         }
-        layer_norm(compute, update, &self.norm.at(self.spec.norm_eps), residual);
+        if self.spec.norms == Norms::BeforeAll {
+            residual.copy_from_slice(update);
+            let normed = &mut self.buffers.normed[..elements];
+            return normalize(compute, residual, &self.norm, normed);
+        }
+        normalize(compute, update, &self.norm, residual);
         if self.spec.norms == Norms::Before {
             self.buffers.normed[..elements].copy_from_slice(residual);
         }
@@ -212,42 +221,48 @@ impl CpuEncoder {
 
     fn attention(&mut self, index: usize, rows: usize) {
         let (layer, spec) = (&self.layers[index], &self.spec);
-        let (compute, hidden) = (&mut self.compute, self.spec.hidden);
-        let buffers = &mut self.buffers;
-        let qkv = &mut buffers.qkv[..rows * 3 * hidden];
-        let attended = &mut buffers.attended[..rows * hidden];
-        let head_dim = hidden / spec.heads;
+        let (compute, buffers) = (&mut self.compute, &mut self.buffers);
+        let (q, kv, head_dim) = (spec.q_width(), spec.kv_width(), spec.head_dim);
+        let width = q + 2 * kv;
+        let x = match spec.norms {
+            Norms::After => &buffers.residual,
+            Norms::Before | Norms::BeforeAll => &buffers.normed,
+        };
+        let qkv = &mut buffers.qkv[..rows * width];
+        layer.qkv.forward(compute, &x[..rows * spec.hidden], qkv);
+        if let Some([q_weight, k_weight]) = &layer.qk_norm {
+            for (first, columns, weight) in [(0, q, q_weight), (q, kv, k_weight)] {
+                let mut heads = RowsMut::new(qkv, width, first, columns);
+                let eps = spec.norm_eps;
+                normalize_heads(compute, &mut heads, &RmsNorm { weight, eps });
+            }
+        }
+        if let Order::Rotary { full, windowed } = &self.order {
+            let windowed = windowed.as_ref().filter(|_| layer.window.is_some());
+            // Queries and keys stand side by side and turn alike.
+            let mut heads = RowsMut::new(qkv, width, 0, q + kv);
+            let table = windowed.unwrap_or(full);
+            table.apply(compute, &mut heads, head_dim, &self.inputs.positions);
+        }
         let shape = AttentionShape {
             heads: spec.heads,
-            kv_heads: spec.heads,
+            kv_heads: spec.kv_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
             window: layer.window,
             softcap: None,
         };
-        let x = match spec.norms {
-            Norms::After => &buffers.residual,
-            Norms::Before => &buffers.normed,
-        };
-        layer.qkv.forward(compute, &x[..rows * hidden], qkv);
-        if let Order::Rotary { full, windowed } = &self.order {
-            let table = if layer.window.is_some() {
-                windowed
-            } else {
-                full
-            };
-            let mut heads = RowsMut::new(qkv, 3 * hidden, 0, 2 * hidden);
-            table.apply(compute, &mut heads, head_dim, &self.inputs.positions);
-        }
         let packed = Packed {
-            q: Rows::new(qkv, 3 * hidden, 0, hidden),
-            k: Rows::new(qkv, 3 * hidden, hidden, hidden),
-            v: Rows::new(qkv, 3 * hidden, 2 * hidden, hidden),
+            q: Rows::new(qkv, width, 0, q),
+            k: Rows::new(qkv, width, q, kv),
+            v: Rows::new(qkv, width, q + kv, kv),
             cu_lengths: &self.inputs.cu_lengths,
             bias: self.distance.as_ref(),
+            look: spec.look,
         };
+        let attended = &mut buffers.attended[..rows * q];
         packed_attention(compute, &shape, &packed, attended);
-        let update = &mut buffers.update[..rows * hidden];
+        let update = &mut buffers.update[..rows * spec.hidden];
         layer.output.forward(compute, attended, update);
         settle(compute, spec, buffers, &layer.after_attention, rows);
     }
@@ -259,7 +274,7 @@ impl CpuEncoder {
         let update = &mut buffers.update[..rows * spec.hidden];
         let x = match spec.norms {
             Norms::After => &buffers.residual,
-            Norms::Before => &buffers.normed,
+            Norms::Before | Norms::BeforeAll => &buffers.normed,
         };
         let x = &x[..rows * spec.hidden];
         match spec.mlp {
@@ -267,7 +282,7 @@ impl CpuEncoder {
                 layer.up.forward_activated(compute, x, activation, up);
                 layer.down.forward(compute, up, update);
             }
-            Mlp::Gated(gate) => {
+            Mlp::Gated(gate) | Mlp::GatedSwapped(gate) => {
                 layer.up.forward(compute, x, up);
                 let gated = &mut buffers.gated[..rows * spec.ffn];
                 match gate {
@@ -290,15 +305,14 @@ fn settle(
     norm: &Norm,
     rows: usize,
 ) {
-    let norm = norm.at(spec.norm_eps);
     let elements = rows * spec.hidden;
     let residual = &mut buffers.residual[..elements];
     let update = &buffers.update[..elements];
     match spec.norms {
-        Norms::After => add_layer_norm(compute, residual, update, &norm),
-        Norms::Before => {
+        Norms::After => normalize_sum(compute, residual, update, norm),
+        Norms::Before | Norms::BeforeAll => {
             let normed = &mut buffers.normed[..elements];
-            add_then_layer_norm(compute, residual, update, &norm, normed);
+            add_normalize(compute, residual, update, norm, normed);
         }
     }
 }
@@ -324,22 +338,22 @@ impl Encoder for CpuEncoder {
 }
 
 /// How many of the first inputs go through the network together: as many as fit in
-/// [`RUN_ROWS_MAX`] rows, at least one.
+/// [`RUN_ROWS_MAX`] rows, at least one and at most [`RUN_INPUTS_MAX`].
 fn run_length(inputs: &[EncodeInput]) -> usize {
     let mut rows = 0;
     let fits = |input: &&EncodeInput| {
         rows += input.tokens.len();
         rows <= RUN_ROWS_MAX
     };
-    inputs.iter().take_while(fits).count().max(1)
+    let most = inputs.iter().take(RUN_INPUTS_MAX);
+    most.take_while(fits).count().max(1)
 }
 
 impl Inputs {
-    fn fill(&mut self, inputs: &[EncodeInput], spec: &EncoderSpec) {
-        let tokens_max = spec.context();
+    fn fill(&mut self, inputs: &[EncodeInput], spec: &EncoderSpec, tokens_max: usize) {
         let first = match spec.positions {
             Positions::Table { first, .. } => first as u32,
-            Positions::Rotary { .. } => 0,
+            Positions::Unmarked { .. } | Positions::Rotary { .. } => 0,
         };
         let last_segment = spec.segments.saturating_sub(1) as u32;
         self.tokens.clear();
@@ -368,14 +382,47 @@ impl Inputs {
     }
 }
 
-/// At most so many bytes have the buffers of a run: of [`RUN_ROWS_MAX`] rows, or of one input of
-/// `input_tokens_max` that has more.
-pub(crate) fn buffers_bytes(spec: &EncoderSpec, input_tokens_max: u32) -> u64 {
-    let rows = RUN_ROWS_MAX.max(input_tokens_max as usize);
-    (4 * rows * (7 * spec.hidden + spec.up_rows() + spec.ffn)) as u64
+/// At most so many bytes takes an encoder beside its weights: the tables that it computes, and the
+/// buffers of a run of [`RUN_ROWS_MAX`] rows, or of one input of `input_tokens_max` that has more.
+pub(crate) fn memory_bytes(spec: &EncoderSpec, input_tokens_max: usize) -> u64 {
+    let rows = RUN_ROWS_MAX.max(input_tokens_max);
+    let (q, kv) = (spec.q_width(), spec.kv_width());
+    let gated = if spec.mlp.gate().is_some() {
+        spec.ffn
+    } else {
+        0
+    };
+    let normed = if spec.norms == Norms::After {
+        0
+    } else {
+        spec.hidden
+    };
+    // Keys and values stand in the rows, and in pages for attention: each input begins a page.
+    let pages = 2 * kv * (rows + RUN_INPUTS_MAX * PAGE_TOKENS);
+    let run = rows * (2 * spec.hidden + normed + 2 * q + 2 * kv + spec.up_rows() + gated) + pages;
+    let rotary = match &spec.positions {
+        Positions::Table { .. } | Positions::Unmarked { .. } => 0,
+        Positions::Rotary { windowed, .. } => {
+            let tables = 1 + usize::from(windowed.is_some());
+            tables * input_tokens_max * spec.head_dim
+        }
+    };
+    let distance = match spec.distance {
+        None => 0,
+        Some(_) => DistanceBias::values(spec.heads, input_tokens_max),
+    };
+    4 * (run + rotary + distance + head::values(spec)) as u64
 }
 
 impl Buffers {
+    /// The rows that blocks read, and the head.
+    fn read(&self, norms: Norms) -> &[f32] {
+        match norms {
+            Norms::After => &self.residual,
+            Norms::Before | Norms::BeforeAll => &self.normed,
+        }
+    }
+
     /// Makes room for `rows` rows.
     fn grow(&mut self, spec: &EncoderSpec, rows: usize) {
         let grow = |buffer: &mut Vec<f32>, width: usize| {
@@ -383,13 +430,13 @@ impl Buffers {
         };
         grow(&mut self.update, spec.hidden);
         grow(&mut self.residual, spec.hidden);
-        grow(&mut self.qkv, 3 * spec.hidden);
-        grow(&mut self.attended, spec.hidden);
+        grow(&mut self.qkv, spec.q_width() + 2 * spec.kv_width());
+        grow(&mut self.attended, spec.q_width());
         grow(&mut self.up, spec.up_rows());
-        if spec.norms == Norms::Before {
+        if spec.norms != Norms::After {
             grow(&mut self.normed, spec.hidden);
         }
-        if let Mlp::Gated(_) = spec.mlp {
+        if spec.mlp.gate().is_some() {
             grow(&mut self.gated, spec.ffn);
         }
     }
@@ -412,43 +459,60 @@ impl Tokens {
 }
 
 impl Order {
-    fn load(spec: &EncoderSpec, source: &mut Source, name: &str) -> Result<Self, LoadError> {
-        match &spec.positions {
-            Positions::Table { rows, .. } => source
-                .embedding(&format!("{name}.weight"), *rows, spec.hidden)
-                .map(Self::Table),
-            Positions::Rotary {
-                context,
-                full,
-                windowed,
-            } => {
-                let frequencies = |rope: &crate::spec::Rope| {
-                    let head_dim = spec.hidden / spec.heads;
-                    RopeTable::new(&rope.inverse_frequencies(head_dim), 1.0, *context)
-                };
-                Ok(Self::Rotary {
-                    full: frequencies(full),
-                    windowed: frequencies(windowed),
-                })
+    fn load(
+        spec: &EncoderSpec,
+        input_tokens_max: usize,
+        source: &mut Source,
+        name: &str,
+    ) -> Result<Self, LoadError> {
+        let (full, windowed) = match &spec.positions {
+            Positions::Table { rows, .. } => {
+                let table = source.embedding(&format!("{name}.weight"), *rows, spec.hidden)?;
+                return Ok(Self::Table(table));
             }
-        }
+            Positions::Unmarked { .. } => return Ok(Self::Unmarked),
+            Positions::Rotary { full, windowed, .. } => (full, windowed),
+        };
+        let table = |rope: &Rope| {
+            let frequencies = rope.inverse_frequencies(spec.head_dim);
+            RopeTable::new(&frequencies, 1.0, input_tokens_max)
+        };
+        Ok(Self::Rotary {
+            full: table(full),
+            windowed: windowed.as_ref().map(table),
+        })
     }
 }
 
 /// The biases of all distances that the longest input has.
 fn distance_bias(
     spec: &EncoderSpec,
+    input_tokens_max: usize,
     source: &mut Source,
     name: &str,
 ) -> Result<Option<DistanceBias>, LoadError> {
-    let Some(buckets) = spec.distance else {
+    let heads = spec.heads;
+    let Some(distance) = spec.distance else {
         return Ok(None);
     };
-    let mut table = Vec::new();
-    let values = buckets.buckets * spec.heads;
-    source.shift(&format!("{name}.weight"), values, &mut table)?;
-    let bias = |head: usize, distance| table[buckets.of(distance) * spec.heads + head];
-    Ok(Some(DistanceBias::new(spec.heads, spec.context(), bias)))
+    let bias = match distance {
+        Distance::Slopes => {
+            let slopes = slopes(heads);
+            let bias = |head: usize, away: isize| (-slopes[head] * away.abs() as f64) as f32;
+            DistanceBias::new(heads, input_tokens_max, bias)
+        }
+        Distance::Buckets(buckets) => {
+            let mut table = Vec::new();
+            source.shift(
+                &format!("{name}.weight"),
+                buckets.buckets * heads,
+                &mut table,
+            )?;
+            let bias = |head: usize, away| table[buckets.of(away) * heads + head];
+            DistanceBias::new(heads, input_tokens_max, bias)
+        }
+    };
+    Ok(Some(bias))
 }
 
 impl Layer {
@@ -458,59 +522,46 @@ impl Layer {
         prefix: &str,
         layer: usize,
     ) -> Result<Self, LoadError> {
-        let (names, hidden) = (spec.names, spec.hidden);
-        let linear = |source: &mut Source, tensors: &[&str], outputs: usize, inputs: usize| {
-            let part = |name: &&str| Part {
-                name: format!("{prefix}{}{layer}.{name}", names.layer),
-                outputs: outputs / tensors.len(),
-            };
-            let parts: Vec<Part> = tensors.iter().map(part).collect();
-            if spec.bias.linear {
-                source.biased(&parts, inputs)
-            } else {
-                source.linear(&parts, inputs)
-            }
+        let (names, hidden, bias) = (spec.names, spec.hidden, spec.bias);
+        let at = format!("{prefix}{}{layer}.", names.layer);
+        let parts = |tensors: &[&str], outputs: &mut dyn Iterator<Item = usize>| -> Vec<Part> {
+            let names = tensors.iter().map(|name| format!("{at}{name}"));
+            let part = |(name, outputs)| Part { name, outputs };
+            names.zip(outputs).map(part).collect()
+        };
+        let qkv = parts(names.qkv, &mut tensors::qkv_outputs(spec));
+        let up_rows = spec.up_rows() / names.up.len();
+        let up = parts(names.up, &mut std::iter::repeat(up_rows));
+        let one = |name: &str, outputs| {
+            [Part {
+                name: format!("{at}{name}"),
+                outputs,
+            }]
         };
         let norm = |source: &mut Source, name: String| {
             Norm::load(source, &format!("{prefix}{name}"), spec)
         };
+        let mut qk_norm = None;
+        if spec.qk_norm == QkNorm::PerHead {
+            let [q, k] = names.qk_norm.map(|name| format!("{at}{name}.weight"));
+            qk_norm = Some([
+                source.scale(&q, spec.head_dim)?,
+                source.scale(&k, spec.head_dim)?,
+            ]);
+        }
         Ok(Self {
             window: spec.windows[layer],
-            qkv: linear(source, names.qkv, 3 * hidden, hidden)?,
-            output: linear(source, &[names.output], hidden, hidden)?,
+            qkv: source.linear(&qkv, hidden, bias.qkv)?,
+            qk_norm,
+            output: source.linear(&one(names.output, hidden), spec.q_width(), bias.output)?,
             after_attention: norm(source, spec.after_attention(layer))?,
-            up: linear(source, names.up, spec.up_rows(), hidden)?,
-            down: linear(source, &[names.down], hidden, spec.ffn)?,
+            up: match (spec.mlp, up.as_slice()) {
+                (Mlp::GatedSwapped(_), [both]) => source.swapped(both, hidden)?,
+                _ => source.linear(&up, hidden, bias.up)?,
+            },
+            down: source.linear(&one(names.down, hidden), spec.ffn, bias.down)?,
             after_ffn: norm(source, spec.after_ffn(layer))?,
         })
-    }
-}
-
-impl Norm {
-    /// A norm of rows of the hidden width.
-    pub(crate) fn load(
-        source: &mut Source,
-        name: &str,
-        spec: &EncoderSpec,
-    ) -> Result<Self, LoadError> {
-        let width = spec.hidden;
-        let mut bias = Vec::with_capacity(width);
-        if spec.bias.norm {
-            source.shift(&format!("{name}.bias"), width, &mut bias)?;
-        } else {
-            bias.resize(width, 0.0);
-        }
-        let weight = source.scale(&format!("{name}.weight"), width)?;
-        Ok(Self { weight, bias })
-    }
-
-    /// With what is added to the variance.
-    pub(crate) fn at(&self, eps: f32) -> LayerNorm<'_> {
-        LayerNorm {
-            weight: &self.weight,
-            bias: &self.bias,
-            eps,
-        }
     }
 }
 
@@ -518,6 +569,8 @@ impl Norm {
 /// 8 MiB from layer to layer, where a whole batch would go through memory in every layer; and with
 /// fewer rows the weights would be read more often than they have to be.
 const RUN_ROWS_MAX: usize = 512;
+/// 64: an input takes a page of keys and values by itself, however short it is.
+const RUN_INPUTS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -534,7 +587,8 @@ mod tests {
             panic!("a decoder")
         };
         let mut source = Source::new(Values::Dummy, Store::F32, 1);
-        CpuEncoder::load(&spec, (&mut source, Vec::new()), "", Compute::new(1)).unwrap()
+        let sources = (&mut source, Vec::new());
+        CpuEncoder::load(&spec, 600, sources, "", Compute::new(1)).unwrap()
     }
 
     const BERT: &str = r#"{"architectures": ["BertModel"], "vocab_size": 100, "hidden_size": 32,
@@ -598,6 +652,7 @@ mod tests {
             rest = &rest[runs[runs.len() - 1]..];
         }
         assert_eq!(runs, [2, 1, 2, 1, 1, 1, 1, 2, 2]);
+        assert_eq!(run_length(&vec![input(0, 1, Output::Tokens); 100]), 64);
     }
 
     /// A tokenizer's segments are taken as far as the network knows any.

@@ -1,9 +1,10 @@
-//! The files of one model: a local folder, or the ones compiled into the binary.
+//! The files of one model: a local folder, the ones compiled into the binary, or some in memory.
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// Where a model's files are.
 #[derive(Clone, Debug)]
@@ -12,6 +13,8 @@ pub enum ModelFiles {
     Folder(PathBuf),
     /// Files compiled into the binary: name and contents.
     Embedded(&'static [(&'static str, &'static [u8])]),
+    /// Files made by the program itself: name and contents.
+    Memory(Arc<[(&'static str, Vec<u8>)]>),
 }
 
 /// Why a file could not be had.
@@ -41,6 +44,11 @@ impl ModelFiles {
                 .find(|(file, _)| *file == name)
                 .map(|(_, bytes)| Cow::Borrowed(*bytes))
                 .ok_or_else(|| FileError::Missing(name.to_owned())),
+            Self::Memory(files) => files
+                .iter()
+                .find(|(file, _)| *file == name)
+                .map(|(_, bytes)| Cow::Owned(bytes.clone()))
+                .ok_or_else(|| FileError::Missing(name.to_owned())),
         }
     }
 
@@ -58,14 +66,15 @@ impl ModelFiles {
         match self {
             Self::Folder(folder) => Ok(inside(folder, name)?.is_file()),
             Self::Embedded(files) => Ok(files.iter().any(|(file, _)| *file == name)),
+            Self::Memory(files) => Ok(files.iter().any(|(file, _)| *file == name)),
         }
     }
 
-    /// Where a file lies on disk; `None` when it is part of the binary.
+    /// Where a file lies on disk; `None` when it does not.
     pub(crate) fn path(&self, name: &str) -> Result<Option<PathBuf>, FileError> {
         match self {
             Self::Folder(folder) => inside(folder, name).map(Some),
-            Self::Embedded(_) => Ok(None),
+            Self::Embedded(_) | Self::Memory(_) => Ok(None),
         }
     }
 }

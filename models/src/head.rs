@@ -5,10 +5,10 @@ use std::ops::Range;
 use engine::executor::{EncodeInput, Encoded, Output, Pooling, Progress};
 use kernels::Compute;
 use kernels::linear::Linear;
-use kernels::norm::layer_norm;
+use kernels::norm::normalize;
 
-use crate::encoder::Norm;
 use crate::load::LoadError;
+use crate::norm::Norm;
 use crate::source::{Part, Source};
 use crate::spec::{Dense as DenseSpec, EncoderHead, EncoderSpec};
 
@@ -148,7 +148,6 @@ impl Head {
 #[derive(Debug, Default)]
 struct Stack {
     layers: Vec<Layer>,
-    norm_eps: f32,
     /// The rows between two layers, reused.
     between: Vec<f32>,
 }
@@ -172,7 +171,6 @@ impl Stack {
             outputs: layer.outputs,
         };
         let bias = layer.bias.then(|| format!("{}.bias", layer.name));
-        self.norm_eps = spec.norm_eps;
         self.layers.push(Layer {
             spec: layer.clone(),
             linear: source.linear_and_bias(part, layer.inputs, bias.as_deref())?,
@@ -205,7 +203,7 @@ impl Stack {
                 None => std::mem::swap(rows, &mut self.between),
                 Some(norm) => {
                     rows.resize(elements, 0.0);
-                    layer_norm(compute, &self.between, &norm.at(self.norm_eps), rows);
+                    normalize(compute, &self.between, norm, rows);
                 }
             }
         }
@@ -261,6 +259,15 @@ impl Words {
             keep_largest(&mut self.best, &self.scores[at..at + vocab]);
         }
         weights(&self.best)
+    }
+}
+
+/// Values that the head's buffers have beside its weights: of the words' scores, and of what they
+/// are made of.
+pub(crate) fn values(spec: &EncoderSpec) -> usize {
+    match &spec.head {
+        EncoderHead::Vocabulary(_) => CHUNK_ROWS * (2 * spec.hidden + spec.vocab) + spec.vocab,
+        EncoderHead::Vectors(_) | EncoderHead::Classifier(_) => 0,
     }
 }
 

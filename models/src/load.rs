@@ -1,19 +1,20 @@
 //! The one door to this crate: from a model's files to something the engine can run.
 
 use engine::executor::{Encoder, Executor, Pooling};
+use kernels::attention::Look;
 use kernels::kv::{KvCache, KvDtype, KvShape};
 use kernels::{Compute, OutOfMemory};
 
 use crate::config::Config;
 use crate::decoder::{Decoder, Room};
-use crate::encoder::CpuEncoder;
+use crate::encoder::{self, CpuEncoder};
 use crate::executor::CpuExecutor;
 use crate::files::ModelFiles;
 use crate::sentence::{Modules, Sentence};
 use crate::source::{Source, Store, Values};
-use crate::spec::{DecoderSpec, EncoderHead, EncoderSpec, Network, POOLING_DEFAULT};
+use crate::spec::{DecoderSpec, EncoderHead, EncoderSpec, Network};
 use crate::weights::Weights;
-use crate::{registry, sentence, tensors};
+use crate::{embedder, registry, sentence, tensors};
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -29,6 +30,9 @@ pub struct LoadOptions {
     /// Caps the context length below the model's own; a cap that the KV cache cannot hold is
     /// refused. `None` takes as much of the model's own as the cache holds.
     pub context_max: Option<u32>,
+    /// What an encoder is to make of a text; `None` leaves it to the model's files. Classifiers and
+    /// decoders do not look at it.
+    pub wanted: Option<Wanted>,
     /// Most sequences that run at once.
     pub running_max: u32,
     /// Most positions of one step.
@@ -39,6 +43,15 @@ pub struct LoadOptions {
 
 pub use crate::memory::{MemoryPlan, plan};
 pub use kernels::Threads;
+
+/// What an encoder is to make of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// One vector, pooled in this way.
+    Vector(Pooling),
+    /// Weights of the vocabulary's words, which takes the head of a masked language model.
+    Words,
+}
 
 /// What weights and KV are stored in. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -275,7 +288,7 @@ fn probe(info: &ModelInfo, others: u64) -> Result<(), LoadError> {
     let weights = weights_bytes(info);
     kernels::probe(weights.saturating_add(others)).map_err(|error| {
         LoadError::Memory(format!(
-            "{error}: {weights} of weights, {others} of KV cache and buffers"
+            "{error}: {weights} of weights, {others} of KV cache, tables and buffers"
         ))
     })
 }
@@ -286,7 +299,8 @@ fn load_encoder(
     spec: &EncoderSpec,
     info: &ModelInfo,
 ) -> Result<CpuEncoder, LoadError> {
-    probe(info, 0)?;
+    let input_tokens_max = info.context_max as usize;
+    probe(info, encoder::memory_bytes(spec, input_tokens_max))?;
     let source = |values| Source::new(values, Store::from(info.dtype), options.threads.count());
     let modules = match &spec.head {
         EncoderHead::Vectors(modules) => modules.as_slice(),
@@ -314,7 +328,8 @@ fn load_encoder(
     };
     let mut source = source(values);
     let compute = Compute::shared(&options.threads);
-    let mut encoder = CpuEncoder::load(spec, (&mut source, modules), prefix, compute)?;
+    let sources = (&mut source, modules);
+    let mut encoder = CpuEncoder::load(spec, input_tokens_max, sources, prefix, compute)?;
     drop(source);
     encoder.warm_up();
     Ok(encoder)
@@ -325,7 +340,19 @@ pub(crate) fn describe(
     options: &LoadOptions,
 ) -> Result<(Network, ModelInfo), LoadError> {
     let config = Config::parse(CONFIG, &files.read(CONFIG)?)?;
-    let (architecture, mut network) = registry::network(&config)?;
+    let (architecture, network) = registry::network(&config)?;
+    let mut network = match network {
+        // A decoder's network without its head, or with the files of sentence-transformers beside it,
+        // is there to make vectors.
+        Network::Decoder(spec) if !architecture.ends_with(HEAD) || sentence::is_there(files)? => {
+            Network::Encoder(embedder::spec(&config, &spec)?)
+        }
+        Network::Decoder(spec) => {
+            embedder::refuse_both_sides(&config)?;
+            Network::Decoder(spec)
+        }
+        encoder @ Network::Encoder(_) => encoder,
+    };
     let dtype = match options.dtype {
         Some(dtype) => dtype,
         None => own_dtype(&config)?,
@@ -343,7 +370,7 @@ pub(crate) fn describe(
             task: Task::Generate,
         },
         Network::Encoder(spec) => {
-            let (task, input_tokens_max) = task(files, spec)?;
+            let (task, input_tokens_max) = task(files, spec, options.wanted)?;
             ModelInfo {
                 architecture,
                 dtype,
@@ -362,7 +389,11 @@ pub(crate) fn describe(
 
 /// What an encoder is for, by its architecture and the files of sentence-transformers, and its
 /// longest input. A vocabulary's head that nobody asks for is taken away.
-fn task(files: &ModelFiles, spec: &mut EncoderSpec) -> Result<(Task, u32), LoadError> {
+fn task(
+    files: &ModelFiles,
+    spec: &mut EncoderSpec,
+    wanted: Option<Wanted>,
+) -> Result<(Task, u32), LoadError> {
     if let EncoderHead::Classifier(classifier) = &spec.head {
         let task = Task::Classify(classifier.info.clone());
         return Ok((task, spec.context() as u32));
@@ -378,28 +409,50 @@ fn task(files: &ModelFiles, spec: &mut EncoderSpec) -> Result<(Task, u32), LoadE
             width: width as u32,
         })
     };
-    let task = match (modules, &spec.head) {
-        (Modules::Absent | Modules::Splade, EncoderHead::Vocabulary(_)) => Task::Sparse,
-        (Modules::Splade, _) => {
-            let message = "modules.json: SpladePooling of a network without the head of a masked \
+    let words = matches!(spec.head, EncoderHead::Vocabulary(_));
+    let task = match (wanted, modules) {
+        (Some(Wanted::Words), _) | (None, Modules::Splade) if !words => {
+            let message = "weights of words (SPLADE) of a network without the head of a masked \
                            language model";
             return Err(LoadError::Unsupported(message.to_owned()));
         }
-        (Modules::Absent, _) => embedding(POOLING_DEFAULT, false, spec.hidden),
+        (Some(Wanted::Words), _) | (None, Modules::Splade) => Task::Sparse,
+        (None, Modules::Absent) if words => Task::Sparse,
+        (wanted, Modules::Absent | Modules::Splade) => {
+            spec.head = EncoderHead::Vectors(Vec::new());
+            let pooling = match wanted {
+                Some(Wanted::Vector(pooling)) => pooling,
+                _ => own_pooling(spec),
+            };
+            embedding(pooling, false, spec.hidden)
+        }
         (
+            wanted,
             Modules::Vectors {
                 pooling,
                 dense,
                 normalize,
             },
-            _,
         ) => {
+            let pooling = match wanted {
+                Some(Wanted::Vector(wanted)) => wanted,
+                _ => pooling,
+            };
             let width = dense.last().map_or(spec.hidden, |last| last.layer.outputs);
             spec.head = EncoderHead::Vectors(dense);
             embedding(pooling, normalize, width)
         }
     };
     Ok((task, input_tokens_max))
+}
+
+/// How vectors are made of tokens' where no file says so: by their mean, as sentence-transformers does;
+/// where tokens see only those before them, by the last one.
+fn own_pooling(spec: &EncoderSpec) -> Pooling {
+    match spec.look {
+        Look::Around => Pooling::Mean,
+        Look::Back => Pooling::LastToken,
+    }
 }
 
 fn encoder_parameters(spec: &EncoderSpec) -> u64 {
@@ -512,6 +565,8 @@ pub(crate) fn kv_shape(
 }
 
 const CONFIG: &str = "config.json";
+/// How the name of an architecture ends that continues text.
+const HEAD: &str = "ForCausalLM";
 const GENERATION_CONFIG: &str = "generation_config.json";
 /// 16: what the cache's layout is built for.
 const BLOCK_TOKENS_UNIT: u32 = 16;

@@ -11,7 +11,7 @@ pub struct MemoryPlan {
     pub weights_bytes: u64,
     /// Its KV cache; 0 for an encoder.
     pub kv_bytes: u64,
-    /// The buffers of one step.
+    /// The buffers of one step, and tables that are computed at load.
     pub buffers_bytes: u64,
 }
 
@@ -36,7 +36,10 @@ pub fn plan(
             let kv_bytes = shape.bytes(load::kv_dtype(info.dtype)) as u64;
             (kv_bytes, load::room(options, &info).bytes(spec))
         }
-        Network::Encoder(spec) => (0, crate::encoder::buffers_bytes(spec, info.context_max)),
+        Network::Encoder(spec) => {
+            let input_tokens_max = info.context_max as usize;
+            (0, crate::encoder::memory_bytes(spec, input_tokens_max))
+        }
     };
     let plan = MemoryPlan {
         weights_bytes: load::weights_bytes(&info),

@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::families::{bert, distilbert, llama, mistral, modernbert, mpnet, qwen2, qwen3, roberta};
+use crate::families::{
+    bert, distilbert, gte, jina, llama, mistral, modernbert, mpnet, nomic, qwen2, qwen3, roberta,
+};
 use crate::load::LoadError;
 use crate::spec::Network;
 
@@ -22,19 +24,30 @@ const FAMILIES: &[(&str, Family)] = &[
         distilbert::classifier,
     ),
     ("DistilBertModel", distilbert::spec),
+    ("GteForSequenceClassification", gte::classifier),
+    ("GteModel", gte::spec),
+    ("JinaBertForMaskedLM", jina::spec),
+    ("JinaBertModel", jina::spec),
     ("LlamaForCausalLM", llama::spec),
+    ("LlamaModel", llama::spec),
     ("MPNetForMaskedLM", mpnet::masked),
     ("MPNetForSequenceClassification", mpnet::classifier),
     ("MPNetModel", mpnet::spec),
     ("MistralForCausalLM", mistral::spec),
+    ("MistralModel", mistral::spec),
     ("ModernBertForMaskedLM", modernbert::masked),
     (
         "ModernBertForSequenceClassification",
         modernbert::classifier,
     ),
     ("ModernBertModel", modernbert::spec),
+    ("NewForSequenceClassification", gte::classifier),
+    ("NewModel", gte::spec),
+    ("NomicBertModel", nomic::spec),
     ("Qwen2ForCausalLM", qwen2::spec),
+    ("Qwen2Model", qwen2::spec),
     ("Qwen3ForCausalLM", qwen3::spec),
+    ("Qwen3Model", qwen3::spec),
     ("RobertaForMaskedLM", roberta::masked),
     ("RobertaForSequenceClassification", roberta::classifier),
     ("RobertaModel", roberta::spec),

@@ -36,6 +36,11 @@ pub(crate) enum Modules {
     Splade,
 }
 
+/// Whether there is a `modules.json`.
+pub(crate) fn is_there(files: &ModelFiles) -> Result<bool, LoadError> {
+    Ok(files.has(MODULES)?)
+}
+
 /// Reads `modules.json` and what it names.
 pub(crate) fn read(files: &ModelFiles, spec: &EncoderSpec) -> Result<Sentence, LoadError> {
     let context = spec.context() as u32;

@@ -126,21 +126,35 @@ impl Source {
         Ok(layers.into_iter().map(|(_, layer)| layer).collect())
     }
 
-    /// A linear layer whose rows are those of `parts`, one after the other, without biases.
-    pub(crate) fn linear(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
-        self.linear_with(parts, inputs, &[])
-    }
-
-    /// The same with the biases of all parts.
-    pub(crate) fn biased(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
+    /// A linear layer whose rows are those of `parts`, one after the other, with the biases of all
+    /// of them or of none.
+    pub(crate) fn linear(
+        &mut self,
+        parts: &[Part],
+        inputs: usize,
+        is_biased: bool,
+    ) -> Result<Linear, LoadError> {
         let mut biases = Vec::new();
-        for part in parts {
+        for part in parts.iter().filter(|_| is_biased) {
             self.shift(&format!("{}.bias", part.name), part.outputs, &mut biases)?;
         }
-        self.linear_with(parts, inputs, &biases)
+        self.read(parts, inputs)?;
+        self.pack(parts, inputs, &biases)
     }
 
-    /// The same of one tensor, whose bias has a name of its own, if it has one at all.
+    /// A linear layer of one tensor whose halves change places, without a bias.
+    pub(crate) fn swapped(&mut self, part: &Part, inputs: usize) -> Result<Linear, LoadError> {
+        let parts = std::slice::from_ref(part);
+        self.read(parts, inputs)?;
+        let half = part.outputs / 2 * inputs;
+        match self.store {
+            Store::F32 => self.f32s.rotate_left(half),
+            Store::Bf16 => self.bf16s.rotate_left(half),
+        }
+        self.pack(parts, inputs, &[])
+    }
+
+    /// A linear layer of one tensor, whose bias has a name of its own, if it has one at all.
     pub(crate) fn linear_and_bias(
         &mut self,
         part: Part,
@@ -151,24 +165,27 @@ impl Source {
         if let Some(bias) = bias {
             self.shift(bias, part.outputs, &mut biases)?;
         }
-        self.linear_with(&[part], inputs, &biases)
+        let parts = [part];
+        self.read(&parts, inputs)?;
+        self.pack(&parts, inputs, &biases)
     }
 
-    fn linear_with(
-        &mut self,
-        parts: &[Part],
-        inputs: usize,
-        biases: &[f32],
-    ) -> Result<Linear, LoadError> {
+    /// Fills the buffer of the store with the matrices of `parts`.
+    fn read(&mut self, parts: &[Part], inputs: usize) -> Result<(), LoadError> {
+        let outputs: usize = parts.iter().map(|part| part.outputs).sum();
+        let tensors = parts
+            .iter()
+            .map(|part| (format!("{}.weight", part.name), part.outputs * inputs));
+        self.fill(outputs * inputs, tensors)
+    }
+
+    /// Packs what was read.
+    fn pack(&self, parts: &[Part], inputs: usize, biases: &[f32]) -> Result<Linear, LoadError> {
         let shape = LinearShape {
             outputs: parts.iter().map(|part| part.outputs).sum(),
             inputs,
         };
         let bias = (!biases.is_empty()).then_some(biases);
-        let tensors = parts
-            .iter()
-            .map(|part| (format!("{}.weight", part.name), part.outputs * inputs));
-        self.fill(shape.outputs * inputs, tensors)?;
         let linear = match self.store {
             Store::F32 => Linear::from_f32(shape, &self.f32s, bias),
             Store::Bf16 => Linear::from_bf16(shape, &self.bf16s, bias),

@@ -2,6 +2,7 @@
 
 use engine::executor::Pooling;
 use kernels::activation::Activation;
+use kernels::attention::Look;
 
 use crate::load::ClassifyInfo;
 
@@ -68,13 +69,25 @@ pub(crate) enum RopeScaling {
         /// Context of the first training.
         original_context: f64,
     },
+    /// GTE's: a base multiplied by a factor, and all frequencies divided by what makes the lowest
+    /// one the plain lowest one divided by the factor.
+    Ntk {
+        /// The factor.
+        factor: f64,
+    },
 }
 
 impl Rope {
     /// The angle per position of each pair of a head, in radians.
     pub(crate) fn inverse_frequencies(&self, head_dim: usize) -> Vec<f64> {
-        let plain =
-            (0..head_dim / 2).map(|pair| self.theta.powf(-((2 * pair) as f64) / head_dim as f64));
+        let (theta, divisor) = match self.scaling {
+            RopeScaling::Ntk { factor } => {
+                (self.theta * factor, factor.powf(2.0 / head_dim as f64))
+            }
+            _ => (self.theta, 1.0),
+        };
+        let plain = (0..head_dim / 2)
+            .map(|pair| theta.powf(-((2 * pair) as f64) / head_dim as f64) / divisor);
         plain
             .map(|frequency| self.scaling.apply(frequency))
             .collect()
@@ -84,7 +97,7 @@ impl Rope {
 impl RopeScaling {
     fn apply(self, frequency: f64) -> f64 {
         match self {
-            Self::Default => frequency,
+            Self::Default | Self::Ntk { .. } => frequency,
             Self::Linear { factor } => frequency / factor,
             Self::Llama3 {
                 factor,
@@ -149,21 +162,31 @@ pub(crate) struct EncoderSpec {
     pub(crate) hidden: usize,
     /// Width inside the MLP.
     pub(crate) ffn: usize,
-    /// Attention heads; divides `hidden`.
+    /// Query heads.
     pub(crate) heads: usize,
-    /// One layer each: the positions it sees are at most half as many away; `None` is all.
+    /// Key and value heads; divides `heads`.
+    pub(crate) kv_heads: usize,
+    /// Width of one head.
+    pub(crate) head_dim: usize,
+    /// Whom a token sees.
+    pub(crate) look: Look,
+    /// One layer each: a window as [`kernels::attention::AttentionShape`] has it; `None` is all.
     pub(crate) windows: Vec<Option<u32>>,
     /// How it knows the order of tokens.
     pub(crate) positions: Positions,
     /// What scores of attention get by the distance of key and query, if anything.
-    pub(crate) distance: Option<DistanceBuckets>,
+    pub(crate) distance: Option<Distance>,
+    /// A norm on each head of q and k, before the rotation.
+    pub(crate) qk_norm: QkNorm,
     /// Rows of the segment embedding; 0 where there is none.
     pub(crate) segments: usize,
+    /// What the norms do.
+    pub(crate) norm: NormKind,
     /// Added to the variance in every norm.
     pub(crate) norm_eps: f32,
     /// Where the norms stand.
     pub(crate) norms: Norms,
-    /// What has a bias, the head left out.
+    /// Which projections have a bias, the head left out.
     pub(crate) bias: EncoderBias,
     /// The MLP.
     pub(crate) mlp: Mlp,
@@ -183,15 +206,43 @@ pub(crate) enum Positions {
         /// The row of the first token; those before it are padding's.
         first: usize,
     },
+    /// By the distance of key and query alone.
+    Unmarked {
+        /// The longest input.
+        context: usize,
+    },
     /// Queries and keys are turned.
     Rotary {
         /// The longest input.
         context: usize,
         /// In layers that see everything.
         full: Rope,
-        /// In layers with a window.
-        windowed: Rope,
+        /// In layers with a window, where it is another one.
+        windowed: Option<Rope>,
     },
+}
+
+/// What scores of attention get by the distance of key and query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Distance {
+    /// A learned bias for each head and bucket.
+    Buckets(DistanceBuckets),
+    /// Less the farther away, by a slope for each head (`ALiBi`).
+    Slopes,
+}
+
+/// The slopes of so many heads: a geometric series from `2^(-8 / n)` down to `2^-8` for a power of
+/// two; of the heads beyond one, every other number of the series for twice as many.
+pub(crate) fn slopes(heads: usize) -> Vec<f64> {
+    let series =
+        |count: usize| (1..=count).map(move |number| (-8.0 * number as f64 / count as f64).exp2());
+    let power = if heads.is_power_of_two() {
+        heads
+    } else {
+        heads.next_power_of_two() / 2
+    };
+    let beyond = series(2 * power).step_by(2).take(heads - power);
+    series(power).chain(beyond).collect()
 }
 
 /// Distances that share a bias: each of the first ones has its own, then ever more of them share
@@ -230,15 +281,47 @@ pub(crate) enum Norms {
     /// Before attention (but for the first layer's, which reads the embedding's norm) and MLP, and
     /// once after the last layer.
     Before,
+    /// The same, but for the embedding, which has no norm beside that of the first layer's
+    /// attention, as in a decoder.
+    BeforeAll,
 }
 
-/// Which parts of an encoder's layers have a bias.
+/// What an encoder's norms do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// Layer norm with a bias.
+    Biased,
+    /// Layer norm without one.
+    Unbiased,
+    /// Root-mean-square norm.
+    Rms,
+}
+
+/// Which projections of an encoder's layers have a bias.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each projection has a bias or not"
+)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EncoderBias {
-    /// All projections.
-    pub(crate) linear: bool,
-    /// All norms.
-    pub(crate) norm: bool,
+    /// Query, key and value.
+    pub(crate) qkv: bool,
+    /// The attention's output.
+    pub(crate) output: bool,
+    /// The MLP's way up.
+    pub(crate) up: bool,
+    /// The MLP's way down.
+    pub(crate) down: bool,
+}
+
+impl EncoderBias {
+    /// All of them.
+    pub(crate) const ALL: Self = Self {
+        qkv: true,
+        output: true,
+        up: true,
+        down: true,
+    };
 }
 
 /// An encoder's MLP.
@@ -248,6 +331,18 @@ pub(crate) enum Mlp {
     Plain(Activation),
     /// `down(activation(gate(x)) * up(x))`.
     Gated(GatedActivation),
+    /// The same, of files whose one tensor for both has `up` first.
+    GatedSwapped(GatedActivation),
+}
+
+impl Mlp {
+    /// The gate's activation, where there is a gate.
+    pub(crate) fn gate(self) -> Option<GatedActivation> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Gated(gate) | Self::GatedSwapped(gate) => Some(gate),
+        }
+    }
 }
 
 /// What becomes of the tokens' vectors.
@@ -326,6 +421,8 @@ pub(crate) struct Names {
     pub(crate) layer: &'static str,
     /// Queries, keys and values, in one tensor or in three.
     pub(crate) qkv: &'static [&'static str],
+    /// The norms of the heads of q and of k, where there are any.
+    pub(crate) qk_norm: [&'static str; 2],
     /// The attention's output.
     pub(crate) output: &'static str,
     /// The norm of the attention.
@@ -348,16 +445,26 @@ impl EncoderSpec {
     pub(crate) fn context(&self) -> usize {
         match self.positions {
             Positions::Table { rows, first } => rows - first,
-            Positions::Rotary { context, .. } => context,
+            Positions::Unmarked { context } | Positions::Rotary { context, .. } => context,
         }
     }
 
     /// Rows of the way up: twice the width inside where a gate stands beside it.
     pub(crate) fn up_rows(&self) -> usize {
-        match self.mlp {
-            Mlp::Plain(_) => self.ffn,
-            Mlp::Gated(_) => 2 * self.ffn,
+        match self.mlp.gate() {
+            None => self.ffn,
+            Some(_) => 2 * self.ffn,
         }
+    }
+
+    /// Elements of the queries of a token; its keys have as many as its values.
+    pub(crate) fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Elements of the keys of a token.
+    pub(crate) fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
     }
 
     /// The norm of layer `layer` that follows the sum of residual and attention.
@@ -370,7 +477,7 @@ impl EncoderSpec {
         } = self.names;
         match self.norms {
             Norms::After => format!("{at}{layer}.{attention_norm}"),
-            Norms::Before => format!("{at}{layer}.{ffn_norm}"),
+            Norms::Before | Norms::BeforeAll => format!("{at}{layer}.{ffn_norm}"),
         }
     }
 
@@ -385,8 +492,8 @@ impl EncoderSpec {
         } = self.names;
         match self.norms {
             Norms::After => format!("{at}{layer}.{ffn_norm}"),
-            Norms::Before if layer + 1 == self.windows.len() => (*final_norm).to_owned(),
-            Norms::Before => format!("{at}{}.{attention_norm}", layer + 1),
+            _ if layer + 1 == self.windows.len() => (*final_norm).to_owned(),
+            Norms::Before | Norms::BeforeAll => format!("{at}{}.{attention_norm}", layer + 1),
         }
     }
 }
@@ -399,9 +506,6 @@ pub(crate) enum Network {
     /// It takes a whole text at once.
     Encoder(EncoderSpec),
 }
-
-/// What an encoder's vectors are made into, unless a request says otherwise.
-pub(crate) const POOLING_DEFAULT: Pooling = Pooling::Mean;
 
 #[cfg(test)]
 mod tests {
@@ -461,6 +565,33 @@ mod tests {
             [0, 1, 7, 8, 8, 9, 9, 10]
         );
         assert_eq!(of(&[1, 7, 8, 127, 128, 9999]), [17, 23, 24, 31, 31, 31]);
+    }
+
+    /// Those of the published code for 4 and 12 heads.
+    #[test]
+    fn slopes_are_two_series() {
+        let powers = |heads: usize| -> Vec<f64> {
+            let slopes = slopes(heads);
+            let halves = |slope: &f64| (-2.0 * slope.log2()).round() / 2.0;
+            slopes.iter().map(halves).collect()
+        };
+        assert_eq!(powers(4), [2.0, 4.0, 6.0, 8.0]);
+        assert_eq!(
+            powers(12),
+            [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 0.5, 1.5, 2.5, 3.5]
+        );
+    }
+
+    #[test]
+    fn ntk_keeps_the_highest_nearly_and_divides_the_lowest_by_the_factor() {
+        let frequencies = |scaling| {
+            let theta = 500_000.0;
+            Rope { theta, scaling }.inverse_frequencies(64)
+        };
+        let scaled = frequencies(RopeScaling::Ntk { factor: 2.0 });
+        let plain = frequencies(RopeScaling::Default);
+        assert!((scaled[0] - 2.0_f64.powf(-1.0 / 32.0)).abs() < 1e-12);
+        assert!((scaled[31] / plain[31] - 0.5).abs() < 1e-12);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The names and shapes of a network's tensors, as Hugging Face stores them.
 
 use crate::spec::{
-    DecoderSpec, Dense, DistanceBuckets, EncoderHead, EncoderSpec, Head, Names, Positions, QkNorm,
+    DecoderSpec, Dense, Distance, DistanceBuckets, EncoderHead, EncoderSpec, Head, Names, NormKind,
+    Positions, QkNorm,
 };
 
 /// One tensor a checkpoint must have.
@@ -106,11 +107,11 @@ pub(crate) fn encoder(spec: &EncoderSpec, prefix: &str) -> Vec<Expected> {
             &[spec.segments, hidden],
         );
     }
-    if let Some(DistanceBuckets { buckets, .. }) = spec.distance {
+    if let Some(Distance::Buckets(DistanceBuckets { buckets, .. })) = spec.distance {
         let table = format!("{prefix}{}.weight", names.distance);
         list.add(&table, &[buckets, spec.heads]);
     }
-    let norm = spec.bias.norm;
+    let norm = spec.norm == NormKind::Biased;
     list.norm(&format!("{prefix}{}", names.embedding_norm), hidden, norm);
     for layer in 0..spec.windows.len() {
         encoder_layer(spec, prefix, layer, &mut list);
@@ -134,23 +135,42 @@ pub(crate) fn encoder(spec: &EncoderSpec, prefix: &str) -> Vec<Expected> {
 }
 
 fn encoder_layer(spec: &EncoderSpec, prefix: &str, layer: usize, list: &mut List) {
-    let (names, hidden) = (spec.names, spec.hidden);
-    let (linear, norm) = (spec.bias.linear, spec.bias.norm);
+    let (names, hidden, bias) = (spec.names, spec.hidden, spec.bias);
+    let norm = spec.norm == NormKind::Biased;
     let at = format!("{prefix}{}{layer}.", names.layer);
-    for name in names.qkv {
-        let outputs = 3 * hidden / names.qkv.len();
-        list.linear(&format!("{at}{name}"), outputs, hidden, linear);
+    for (name, outputs) in names.qkv.iter().zip(qkv_outputs(spec)) {
+        list.linear(&format!("{at}{name}"), outputs, hidden, bias.qkv);
     }
-    list.linear(&format!("{at}{}", names.output), hidden, hidden, linear);
+    if spec.qk_norm == QkNorm::PerHead {
+        for name in names.qk_norm {
+            list.norm(&format!("{at}{name}"), spec.head_dim, norm);
+        }
+    }
+    list.linear(
+        &format!("{at}{}", names.output),
+        hidden,
+        spec.q_width(),
+        bias.output,
+    );
     let after = format!("{prefix}{}", spec.after_attention(layer));
     list.norm(&after, hidden, norm);
     for name in names.up {
         let outputs = spec.up_rows() / names.up.len();
-        list.linear(&format!("{at}{name}"), outputs, hidden, linear);
+        list.linear(&format!("{at}{name}"), outputs, hidden, bias.up);
     }
-    list.linear(&format!("{at}{}", names.down), hidden, spec.ffn, linear);
+    list.linear(&format!("{at}{}", names.down), hidden, spec.ffn, bias.down);
     let after = format!("{prefix}{}", spec.after_ffn(layer));
     list.norm(&after, hidden, norm);
+}
+
+/// Rows of each tensor of queries, keys and values, of which there are one or three.
+pub(crate) fn qkv_outputs(spec: &EncoderSpec) -> impl Iterator<Item = usize> {
+    let (q, kv) = (spec.q_width(), spec.kv_width());
+    let outputs = match spec.names.qkv.len() {
+        1 => [q + 2 * kv, 0, 0],
+        _ => [q, kv, kv],
+    };
+    outputs.into_iter().take(spec.names.qkv.len())
 }
 
 /// The tensors of a Dense module's file.
@@ -162,6 +182,9 @@ pub(crate) fn dense(layer: &Dense) -> Vec<Expected> {
 
 /// Tensors of an encoder's file that its task does not need.
 pub(crate) fn encoder_ignores(names: &Names, name: &str) -> bool {
+    if decoder_ignores(name) {
+        return true;
+    }
     let own = name.strip_prefix(names.base).unwrap_or(name);
     let spare = names.spare.iter();
     spare

@@ -109,7 +109,20 @@ pub enum Task {
     Classify {
         /// The labels, in the order of their scores.
         labels: Vec<String>,
+        /// What the scores mean.
+        meaning: Meaning,
     },
+}
+
+/// What a classifier's scores mean, and so how they become probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// One label holds.
+    OneOfAll,
+    /// Each label holds or does not.
+    EachAlone,
+    /// They are no probabilities.
+    Quantities,
 }
 
 /// What may be asked of an encoder.
@@ -133,7 +146,7 @@ impl Ability {
         match task {
             Task::Embed(_) => matches!(self, Self::Embed | Self::EmbedTokens),
             Task::Sparse => matches!(self, Self::EmbedSparse | Self::EmbedTokens),
-            Task::Classify { labels } => match self {
+            Task::Classify { labels, .. } => match self {
                 Self::Classify => true,
                 Self::Rerank => labels.len() == 1,
                 _ => false,
@@ -165,8 +178,16 @@ impl Encoder {
     /// The labels it scores; none where it is no classifier.
     pub(crate) fn labels(&self) -> &[String] {
         match &self.task {
-            Task::Classify { labels } => labels,
+            Task::Classify { labels, .. } => labels,
             Task::Embed(_) | Task::Sparse => &[],
+        }
+    }
+
+    /// What its scores mean.
+    pub(crate) fn meaning(&self) -> Meaning {
+        match self.task {
+            Task::Classify { meaning, .. } => meaning,
+            Task::Embed(_) | Task::Sparse => Meaning::OneOfAll,
         }
     }
 }

@@ -274,7 +274,8 @@ type ClassifyRequest struct {
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The texts; 1 to 1,024 of them, none empty.
 	Inputs []string `protobuf:"bytes,2,rep,name=inputs,proto3" json:"inputs,omitempty"`
-	// Report the model's own scores. Otherwise they are put through a softmax, 0 to 1.
+	// Report the model's own scores. Otherwise they are put through a softmax, 0 to 1; where the
+	// model's files say multi_label_classification through a sigmoid each, where regression not at all.
 	RawScores bool `protobuf:"varint,3,opt,name=raw_scores,json=rawScores,proto3" json:"raw_scores,omitempty"`
 	// Cut inputs that are too long at their end. Otherwise they are INVALID_ARGUMENT.
 	Truncate bool `protobuf:"varint,4,opt,name=truncate,proto3" json:"truncate,omitempty"`

@@ -2,7 +2,8 @@
 
 use crate::{assert_close, assert_same_bits, each_level, plain, random};
 use kernels::attention::{
-    AttentionShape, DistanceBias, Packed, PagedBatch, Segment, packed_attention, paged_attention,
+    AttentionShape, DistanceBias, Look, Packed, PagedBatch, Segment, packed_attention,
+    paged_attention,
 };
 use kernels::kv::{KvCache, KvDtype, KvRows, KvShape};
 use kernels::{Compute, Level, Rows};
@@ -291,11 +292,13 @@ fn rows_do_not_know_each_other() {
 #[test]
 fn packed_matches_the_definition() {
     each_level(|compute| {
-        for (heads, kv_heads, head_dim, window) in [
-            (12, 12, 32, None),
-            (4, 2, 64, Some(20)),
-            (3, 1, 20, None),
-            (2, 2, 64, Some(128)),
+        for (heads, kv_heads, head_dim, window, look) in [
+            (12, 12, 32, None, Look::Around),
+            (4, 2, 64, Some(20), Look::Around),
+            (3, 1, 20, None, Look::Around),
+            (2, 2, 64, Some(128), Look::Around),
+            (4, 2, 32, None, Look::Back),
+            (4, 1, 16, Some(20), Look::Back),
         ] {
             let shape = AttentionShape {
                 window,
@@ -317,6 +320,7 @@ fn packed_matches_the_definition() {
                 v: Rows::new(&qkv, stride, width + kv_width, kv_width),
                 cu_lengths: &cu_lengths,
                 bias: None,
+                look,
             };
             let mut ours = vec![f32::NAN; rows * width];
             packed_attention(compute, &shape, &packed, &mut ours);
@@ -324,9 +328,14 @@ fn packed_matches_the_definition() {
             for ends in cu_lengths.windows(2) {
                 let all = ends[0] as usize..ends[1] as usize;
                 for row in all.clone() {
-                    let reach = window.map_or(rows, |window| window as usize / 2);
+                    let (before, after) = match (look, window) {
+                        (Look::Around, None) => (rows, rows),
+                        (Look::Around, Some(window)) => (window as usize / 2, window as usize / 2),
+                        (Look::Back, None) => (rows, 0),
+                        (Look::Back, Some(window)) => (window as usize - 1, 0),
+                    };
                     let seen =
-                        all.start.max(row.saturating_sub(reach))..all.end.min(row + reach + 1);
+                        all.start.max(row.saturating_sub(before))..all.end.min(row + after + 1);
                     for (head, q) in packed.q.row(row).chunks(head_dim).enumerate() {
                         let kv_head = head / (heads / kv_heads);
                         let columns = kv_head * head_dim..(kv_head + 1) * head_dim;
@@ -371,6 +380,7 @@ fn a_bias_follows_the_distance() {
             v: Rows::new(&qkv, 3 * width, 2 * width, width),
             cu_lengths: &[0, 1, 71, 671],
             bias: Some(&bias),
+            look: Look::Around,
         };
         let mut ours = vec![f32::NAN; rows * width];
         packed_attention(compute, &shape, &packed, &mut ours);
@@ -431,6 +441,7 @@ fn packed_sequences_do_not_know_each_other() {
             v: Rows::new(qkv, stride, width + kv_width, kv_width),
             cu_lengths: &cu_lengths,
             bias: None,
+            look: Look::Around,
         };
         let mut out = vec![f32::NAN; lengths.iter().sum::<usize>() * width];
         packed_attention(compute, shape, &packed, &mut out);

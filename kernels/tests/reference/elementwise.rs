@@ -27,10 +27,10 @@ fn norms_match_the_definition() {
             let sum: Vec<f32> = x.iter().zip(&other).map(|(a, b)| a + b).collect();
 
             let mut out = vec![f32::NAN; x.len()];
-            norm::rms_norm(compute, &x, &rms, &mut out);
+            norm::normalize(compute, &x, &rms, &mut out);
             assert_close(&out, &plain::rms(&x, &weight, f64::from(eps)), 1e-6, &what);
             let mut residual = x.clone();
-            norm::add_rms_norm(compute, &mut residual, &other, &rms, &mut out);
+            norm::add_normalize(compute, &mut residual, &other, &rms, &mut out);
             assert_same_bits(&residual, &sum, &what);
             assert_close(
                 &out,
@@ -38,7 +38,10 @@ fn norms_match_the_definition() {
                 1e-6,
                 &what,
             );
-            norm::layer_norm(compute, &x, &layer, &mut out);
+            let mut residual = x.clone();
+            norm::normalize_sum(compute, &mut residual, &other, &rms);
+            assert_same_bits(&residual, &out, &what);
+            norm::normalize(compute, &x, &layer, &mut out);
             assert_close(
                 &out,
                 &plain::layer(&x, &weight, &bias, f64::from(eps)),
@@ -46,11 +49,11 @@ fn norms_match_the_definition() {
                 &what,
             );
             let mut residual = x.clone();
-            norm::add_layer_norm(compute, &mut residual, &other, &layer);
+            norm::normalize_sum(compute, &mut residual, &other, &layer);
             let expected = plain::layer(&sum, &weight, &bias, f64::from(eps));
             assert_close(&residual, &expected, 4e-6, &what);
             let mut residual = x.clone();
-            norm::add_then_layer_norm(compute, &mut residual, &other, &layer, &mut out);
+            norm::add_normalize(compute, &mut residual, &other, &layer, &mut out);
             assert_same_bits(&residual, &sum, &what);
             assert_close(&out, &expected, 4e-6, &what);
         }
@@ -65,7 +68,7 @@ fn head_norms_touch_their_columns_only() {
         let x = random(6, 7 * stride);
         let mut ours = x.clone();
         let mut rows = RowsMut::new(&mut ours, stride, head_dim, 2 * head_dim);
-        norm::rms_norm_heads(
+        norm::normalize_heads(
             compute,
             &mut rows,
             &RmsNorm {
@@ -211,11 +214,11 @@ fn rows_do_not_know_each_other() {
                 vec![0.0; x.len() / 2],
                 vec![0.0; x.len()],
             ];
-            norm::rms_norm(compute, x, &rms, &mut outs[0]);
-            norm::add_layer_norm(compute, &mut outs[1], x, &layer);
+            norm::normalize(compute, x, &rms, &mut outs[0]);
+            norm::normalize_sum(compute, &mut outs[1], x, &layer);
             activation::gelu_erf(compute, &mut outs[2]);
             activation::silu_mul(compute, x, width / 2, &mut outs[3]);
-            norm::add_then_layer_norm(compute, &mut x.to_vec(), x, &layer, &mut outs[4]);
+            norm::add_normalize(compute, &mut x.to_vec(), x, &layer, &mut outs[4]);
             outs
         };
         for threads in 1..=3 {

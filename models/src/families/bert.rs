@@ -1,12 +1,11 @@
 //! BERT and what shares its architecture (MiniLM, BGE, E5 and GTE in their first versions).
 
-use engine::executor::Pooling;
 use kernels::activation::Activation;
 
 use crate::config::Config;
-use crate::families::{self, ENCODER_KEYS};
+use crate::families::{self, ENCODER_KEYS, WordNames};
 use crate::load::LoadError;
-use crate::spec::{Classifier, Dense, EncoderHead, EncoderSpec, Names, Network, Vocabulary};
+use crate::spec::{EncoderSpec, Names, Network};
 
 /// The spec of a `BertModel`.
 pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
@@ -16,36 +15,28 @@ pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
 /// The spec of a `BertForSequenceClassification`: BERT's own pooler, then the labels.
 pub(crate) fn classifier(config: &Config) -> Result<Network, LoadError> {
     let mut spec = encoder(config)?;
-    let info = families::classes(config)?;
-    spec.head = EncoderHead::Classifier(Classifier {
-        pooling: Pooling::Cls,
-        layers: vec![
-            families::dense("bert.pooler.dense", spec.hidden, Activation::Tanh),
-            families::scores("classifier", spec.hidden, &info),
-        ],
-        info,
-    });
+    let pooler = ("bert.pooler.dense", Activation::Tanh);
+    spec.head = families::classifier_head(config, pooler, "classifier", spec.hidden)?;
     Ok(Network::Encoder(spec))
 }
 
 /// The spec of a `BertForMaskedLM`.
 pub(crate) fn masked(config: &Config) -> Result<Network, LoadError> {
-    families::tied(config)?;
     let mut spec = encoder(config)?;
     let activation = families::activation(config, ENCODER_KEYS.activation)?;
-    spec.head = EncoderHead::Vocabulary(Vocabulary {
-        transform: Dense {
-            norm: Some("cls.predictions.transform.LayerNorm"),
-            ..families::dense("cls.predictions.transform.dense", spec.hidden, activation)
-        },
-        bias: Some("cls.predictions.bias"),
-    });
+    spec.head = families::words_head(config, WORDS, activation, spec.hidden)?;
     Ok(Network::Encoder(spec))
 }
 
 fn encoder(config: &Config) -> Result<EncoderSpec, LoadError> {
     families::encoder(config, &ENCODER_KEYS, &NAMES)
 }
+
+const WORDS: WordNames = WordNames {
+    transform: "cls.predictions.transform.dense",
+    norm: "cls.predictions.transform.LayerNorm",
+    bias: "cls.predictions.bias",
+};
 
 /// The names that RoBERTa has too.
 pub(super) const NAMES: Names = Names {
@@ -61,6 +52,7 @@ pub(super) const NAMES: Names = Names {
         "attention.self.key",
         "attention.self.value",
     ],
+    qk_norm: ["", ""],
     output: "attention.output.dense",
     attention_norm: "attention.output.LayerNorm",
     up: &["intermediate.dense"],

@@ -1,13 +1,12 @@
 //! DistilBERT.
 
-use engine::executor::Pooling;
 use kernels::activation::Activation;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::families::{self, EncoderKeys};
+use crate::families::{self, ENCODER_KEYS, EncoderKeys, WordNames};
 use crate::load::LoadError;
-use crate::spec::{Classifier, Dense, EncoderHead, EncoderSpec, Names, Network, Vocabulary};
+use crate::spec::{EncoderSpec, Names, Network};
 
 /// The spec of a `DistilBertModel`.
 pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
@@ -17,30 +16,16 @@ pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
 /// The spec of a `DistilBertForSequenceClassification`.
 pub(crate) fn classifier(config: &Config) -> Result<Network, LoadError> {
     let mut spec = encoder(config)?;
-    let info = families::classes(config)?;
-    spec.head = EncoderHead::Classifier(Classifier {
-        pooling: Pooling::Cls,
-        layers: vec![
-            families::dense("pre_classifier", spec.hidden, Activation::Relu),
-            families::scores("classifier", spec.hidden, &info),
-        ],
-        info,
-    });
+    let first = ("pre_classifier", Activation::Relu);
+    spec.head = families::classifier_head(config, first, "classifier", spec.hidden)?;
     Ok(Network::Encoder(spec))
 }
 
 /// The spec of a `DistilBertForMaskedLM`.
 pub(crate) fn masked(config: &Config) -> Result<Network, LoadError> {
-    families::tied(config)?;
     let mut spec = encoder(config)?;
     let activation = families::activation(config, KEYS.activation)?;
-    spec.head = EncoderHead::Vocabulary(Vocabulary {
-        transform: Dense {
-            norm: Some("vocab_layer_norm"),
-            ..families::dense("vocab_transform", spec.hidden, activation)
-        },
-        bias: Some("vocab_projector.bias"),
-    });
+    spec.head = families::words_head(config, WORDS, activation, spec.hidden)?;
     Ok(Network::Encoder(spec))
 }
 
@@ -58,6 +43,13 @@ const KEYS: EncoderKeys = EncoderKeys {
     heads: "n_heads",
     layers: "n_layers",
     activation: "activation",
+    ..ENCODER_KEYS
+};
+
+const WORDS: WordNames = WordNames {
+    transform: "vocab_transform",
+    norm: "vocab_layer_norm",
+    bias: "vocab_projector.bias",
 };
 
 const NAMES: Names = Names {
@@ -69,6 +61,7 @@ const NAMES: Names = Names {
     embedding_norm: "embeddings.LayerNorm",
     layer: "transformer.layer.",
     qkv: &["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+    qk_norm: ["", ""],
     output: "attention.out_lin",
     attention_norm: "sa_layer_norm",
     up: &["ffn.lin1"],

@@ -2,22 +2,27 @@
 
 pub(crate) mod bert;
 pub(crate) mod distilbert;
+pub(crate) mod gte;
+pub(crate) mod jina;
 pub(crate) mod llama;
 pub(crate) mod mistral;
 pub(crate) mod modernbert;
 pub(crate) mod mpnet;
+pub(crate) mod nomic;
 pub(crate) mod qwen2;
 pub(crate) mod qwen3;
 pub(crate) mod roberta;
 
+use engine::executor::Pooling;
 use kernels::activation::Activation;
-use serde_json::json;
+use kernels::attention::Look;
+use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::load::{ClassifyInfo, LoadError, Problem};
 use crate::spec::{
-    Bias, DecoderSpec, Dense, EncoderBias, EncoderHead, EncoderSpec, GatedActivation, Head, Mlp,
-    Names, Norms, Positions, QkNorm, Rope, RopeScaling,
+    Bias, Classifier, DecoderSpec, Dense, EncoderBias, EncoderHead, EncoderSpec, GatedActivation,
+    Head, Mlp, Names, NormKind, Norms, Positions, QkNorm, Rope, RopeScaling, Vocabulary,
 };
 
 /// Values that transformers takes when a family's `config.json` leaves the key out.
@@ -199,6 +204,9 @@ struct EncoderKeys {
     heads: &'static str,
     layers: &'static str,
     activation: &'static str,
+    context: &'static str,
+    /// What `position_embedding_type` may say.
+    order: &'static str,
 }
 
 /// The keys of most.
@@ -208,6 +216,8 @@ const ENCODER_KEYS: EncoderKeys = EncoderKeys {
     heads: "num_attention_heads",
     layers: "num_hidden_layers",
     activation: "hidden_act",
+    context: "max_position_embeddings",
+    order: "absolute",
 };
 
 /// The spec that the families after BERT start from: norms after blocks, biases everywhere, a plain
@@ -217,8 +227,19 @@ fn encoder(
     keys: &EncoderKeys,
     names: &'static Names,
 ) -> Result<EncoderSpec, LoadError> {
+    let mlp = Mlp::Plain(activation(config, keys.activation)?);
+    encoder_with(config, keys, names, mlp)
+}
+
+/// The same with another MLP.
+fn encoder_with(
+    config: &Config,
+    keys: &EncoderKeys,
+    names: &'static Names,
+    mlp: Mlp,
+) -> Result<EncoderSpec, LoadError> {
     config.without("quantization_config")?;
-    config.only("position_embedding_type", &[json!("absolute")])?;
+    config.only("position_embedding_type", &[json!(keys.order)])?;
     config.only("is_decoder", &[json!(false)])?;
     config.only("add_cross_attention", &[json!(false)])?;
     let hidden = config.count(keys.hidden, WIDTH_MAX)?;
@@ -235,25 +256,49 @@ fn encoder(
         return Err(config.wrong(keys.heads, &expected));
     }
     let layers = config.count(keys.layers, LAYERS_MAX)? as usize;
-    let rows = config.count("max_position_embeddings", CONTEXT_MAX)? as usize;
+    let rows = config.count(keys.context, CONTEXT_MAX)? as usize;
     Ok(EncoderSpec {
         vocab: config.count("vocab_size", VOCAB_MAX)? as usize,
         hidden: hidden as usize,
         ffn: config.count(keys.ffn, WIDTH_MAX)? as usize,
         heads: heads as usize,
+        kv_heads: heads as usize,
+        head_dim: (hidden / heads) as usize,
+        look: Look::Around,
         windows: vec![None; layers],
         positions: Positions::Table { rows, first: 0 },
         distance: None,
-        segments: config.count_optional("type_vocab_size", 256)?.unwrap_or(2) as usize,
+        qk_norm: QkNorm::None,
+        segments: segments(config)?.unwrap_or(2),
+        norm: NormKind::Biased,
         norm_eps: config.positive_optional("layer_norm_eps")?.unwrap_or(1e-12) as f32,
         norms: Norms::After,
-        bias: EncoderBias {
-            linear: true,
-            norm: true,
-        },
-        mlp: Mlp::Plain(activation(config, keys.activation)?),
+        bias: EncoderBias::ALL,
+        mlp,
         head: EncoderHead::Vectors(Vec::new()),
         names,
+    })
+}
+
+/// Rows of the segment embedding, which may be none.
+fn segments(config: &Config) -> Result<Option<usize>, LoadError> {
+    if config.value("type_vocab_size").and_then(Value::as_u64) == Some(0) {
+        return Ok(Some(0));
+    }
+    let rows = config.count_optional("type_vocab_size", SEGMENTS_MAX)?;
+    Ok(rows.map(|rows| rows as usize))
+}
+
+/// Positions that turn queries and keys by `rope` in all layers.
+fn rotary(config: &Config, spec: &EncoderSpec, rope: Rope) -> Result<Positions, LoadError> {
+    if !spec.head_dim.is_multiple_of(2) {
+        let message = format!("heads of {} values: expected an even number", spec.head_dim);
+        return Err(config.error(message));
+    }
+    Ok(Positions::Rotary {
+        context: spec.context(),
+        full: rope,
+        windowed: None,
     })
 }
 
@@ -265,9 +310,49 @@ fn activation(config: &Config, key: &str) -> Result<Activation, LoadError> {
         "relu" => Ok(Activation::Relu),
         _ => {
             let allowed = ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"];
-            Err(config.unsupported(key, &allowed.map(serde_json::Value::from)))
+            Err(config.unsupported(key, &allowed.map(Value::from)))
         }
     }
+}
+
+/// The head of a classifier whose first layer reads the first token's vector.
+fn classifier_head(
+    config: &Config,
+    (first, activation): (&'static str, Activation),
+    last: &'static str,
+    width: usize,
+) -> Result<EncoderHead, LoadError> {
+    let info = classes(config)?;
+    Ok(EncoderHead::Classifier(Classifier {
+        pooling: Pooling::Cls,
+        layers: vec![dense(first, width, activation), scores(last, width, &info)],
+        info,
+    }))
+}
+
+/// What a masked language model's head is called.
+#[derive(Clone, Copy, Debug)]
+struct WordNames {
+    transform: &'static str,
+    norm: &'static str,
+    bias: &'static str,
+}
+
+/// The head of a masked language model whose words are the token embedding's.
+fn words_head(
+    config: &Config,
+    names: WordNames,
+    activation: Activation,
+    width: usize,
+) -> Result<EncoderHead, LoadError> {
+    tied(config)?;
+    Ok(EncoderHead::Vocabulary(Vocabulary {
+        transform: Dense {
+            norm: Some(names.norm),
+            ..dense(names.transform, width, activation)
+        },
+        bias: Some(names.bias),
+    }))
 }
 
 /// A layer of a head that keeps the width, with a bias.
@@ -379,6 +464,7 @@ const LAYERS_MAX: u32 = 1 << 12;
 const VOCAB_MAX: u32 = 1 << 24;
 const CONTEXT_MAX: u32 = 1 << 28;
 const LABELS_MAX: u32 = 1 << 16;
+const SEGMENTS_MAX: u32 = 256;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use crate::families::{self, CONTEXT_MAX, ENCODER_KEYS, EncoderKeys};
 use crate::load::LoadError;
 use crate::spec::{
     Classifier, Dense, EncoderBias, EncoderHead, EncoderSpec, GatedActivation, Mlp, Names, Network,
-    Norms, Positions, Rope, RopeScaling, Vocabulary,
+    NormKind, Norms, Positions, Rope, RopeScaling, Vocabulary,
 };
 
 /// The spec of a `ModernBertModel`.
@@ -86,16 +86,18 @@ fn encoder(config: &Config) -> Result<EncoderSpec, LoadError> {
     });
     spec.segments = 0;
     spec.norms = Norms::Before;
-    spec.bias = EncoderBias {
-        linear: false,
-        norm: false,
-    };
+    spec.bias = EncoderBias::default();
+    spec.norm = NormKind::Unbiased;
     spec.norm_eps = config.positive_optional("norm_eps")?.unwrap_or(1e-5) as f32;
     spec.windows = windows(config, spec.windows.len())?;
     spec.positions = Positions::Rotary {
         context: config.count("max_position_embeddings", CONTEXT_MAX)? as usize,
         full: rope(config, "full_attention", ("global_rope_theta", 160_000.0))?,
-        windowed: rope(config, "sliding_attention", ("local_rope_theta", 10_000.0))?,
+        windowed: Some(rope(
+            config,
+            "sliding_attention",
+            ("local_rope_theta", 10_000.0),
+        )?),
     };
     Ok(spec)
 }
@@ -143,6 +145,7 @@ const NAMES: Names = Names {
     embedding_norm: "embeddings.norm",
     layer: "layers.",
     qkv: &["attn.Wqkv"],
+    qk_norm: ["", ""],
     output: "attn.Wo",
     attention_norm: "attn_norm",
     up: &["mlp.Wi"],

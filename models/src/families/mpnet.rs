@@ -1,16 +1,13 @@
 //! MPNet (all-mpnet-base and its kin).
 
-use engine::executor::Pooling;
 use kernels::activation::Activation;
 use serde_json::json;
 
 use crate::config::Config;
+use crate::families::roberta::{FIRST, LAST, WORDS};
 use crate::families::{self, ENCODER_KEYS};
 use crate::load::LoadError;
-use crate::spec::{
-    Classifier, Dense, DistanceBuckets, EncoderHead, EncoderSpec, Names, Network, Positions,
-    Vocabulary,
-};
+use crate::spec::{Distance, DistanceBuckets, EncoderSpec, Names, Network, Positions};
 
 /// The spec of an `MPNetModel`.
 pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
@@ -20,29 +17,14 @@ pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
 /// The spec of an `MPNetForSequenceClassification`.
 pub(crate) fn classifier(config: &Config) -> Result<Network, LoadError> {
     let mut spec = encoder(config)?;
-    let info = families::classes(config)?;
-    spec.head = EncoderHead::Classifier(Classifier {
-        pooling: Pooling::Cls,
-        layers: vec![
-            families::dense("classifier.dense", spec.hidden, Activation::Tanh),
-            families::scores("classifier.out_proj", spec.hidden, &info),
-        ],
-        info,
-    });
+    spec.head = families::classifier_head(config, FIRST, LAST, spec.hidden)?;
     Ok(Network::Encoder(spec))
 }
 
 /// The spec of an `MPNetForMaskedLM`, whose head has GELU whatever the layers have.
 pub(crate) fn masked(config: &Config) -> Result<Network, LoadError> {
-    families::tied(config)?;
     let mut spec = encoder(config)?;
-    spec.head = EncoderHead::Vocabulary(Vocabulary {
-        transform: Dense {
-            norm: Some("lm_head.layer_norm"),
-            ..families::dense("lm_head.dense", spec.hidden, Activation::GeluErf)
-        },
-        bias: Some("lm_head.bias"),
-    });
+    spec.head = families::words_head(config, WORDS, Activation::GeluErf, spec.hidden)?;
     Ok(Network::Encoder(spec))
 }
 
@@ -52,10 +34,10 @@ fn encoder(config: &Config) -> Result<EncoderSpec, LoadError> {
     config.only("relative_attention_num_buckets", &[json!(BUCKETS)])?;
     let mut spec = families::encoder(config, &ENCODER_KEYS, &NAMES)?;
     spec.segments = 0;
-    spec.distance = Some(DistanceBuckets {
+    spec.distance = Some(Distance::Buckets(DistanceBuckets {
         buckets: BUCKETS,
         distance_max: DISTANCE_MAX,
-    });
+    }));
     if let Positions::Table { rows, first } = &mut spec.positions {
         *first = 2;
         if *first >= *rows {
@@ -78,6 +60,7 @@ const NAMES: Names = Names {
     embedding_norm: "embeddings.LayerNorm",
     layer: "encoder.layer.",
     qkv: &["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    qk_norm: ["", ""],
     output: "attention.attn.o",
     attention_norm: "attention.LayerNorm",
     up: &["intermediate.dense"],

@@ -1,14 +1,11 @@
 //! RoBERTa, XLM-RoBERTa and CamemBERT (multilingual E5, BGE-M3, BGE rerankers).
 
-use engine::executor::Pooling;
 use kernels::activation::Activation;
 
 use crate::config::Config;
-use crate::families::{self, ENCODER_KEYS, bert};
+use crate::families::{self, ENCODER_KEYS, WordNames, bert};
 use crate::load::LoadError;
-use crate::spec::{
-    Classifier, Dense, EncoderHead, EncoderSpec, Names, Network, Positions, Vocabulary,
-};
+use crate::spec::{EncoderSpec, Names, Network, Positions};
 
 /// The spec of a `RobertaModel`.
 pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
@@ -18,29 +15,14 @@ pub(crate) fn spec(config: &Config) -> Result<Network, LoadError> {
 /// The spec of a `RobertaForSequenceClassification`.
 pub(crate) fn classifier(config: &Config) -> Result<Network, LoadError> {
     let mut spec = encoder(config)?;
-    let info = families::classes(config)?;
-    spec.head = EncoderHead::Classifier(Classifier {
-        pooling: Pooling::Cls,
-        layers: vec![
-            families::dense("classifier.dense", spec.hidden, Activation::Tanh),
-            families::scores("classifier.out_proj", spec.hidden, &info),
-        ],
-        info,
-    });
+    spec.head = families::classifier_head(config, FIRST, LAST, spec.hidden)?;
     Ok(Network::Encoder(spec))
 }
 
 /// The spec of a `RobertaForMaskedLM`, whose head has GELU whatever the layers have.
 pub(crate) fn masked(config: &Config) -> Result<Network, LoadError> {
-    families::tied(config)?;
     let mut spec = encoder(config)?;
-    spec.head = EncoderHead::Vocabulary(Vocabulary {
-        transform: Dense {
-            norm: Some("lm_head.layer_norm"),
-            ..families::dense("lm_head.dense", spec.hidden, Activation::GeluErf)
-        },
-        bias: Some("lm_head.bias"),
-    });
+    spec.head = families::words_head(config, WORDS, Activation::GeluErf, spec.hidden)?;
     Ok(Network::Encoder(spec))
 }
 
@@ -61,6 +43,15 @@ fn encoder(config: &Config) -> Result<EncoderSpec, LoadError> {
     }
     Ok(spec)
 }
+
+// The names of the heads, which MPNet has too.
+pub(super) const FIRST: (&str, Activation) = ("classifier.dense", Activation::Tanh);
+pub(super) const LAST: &str = "classifier.out_proj";
+pub(super) const WORDS: WordNames = WordNames {
+    transform: "lm_head.dense",
+    norm: "lm_head.layer_norm",
+    bias: "lm_head.bias",
+};
 
 const NAMES: Names = Names {
     base: "roberta.",

@@ -1,5 +1,7 @@
 //! The spec of each family, from files as they are published but for the number of layers.
 
+use kernels::attention::Look;
+
 use crate::config::Config;
 use crate::load::LoadError;
 use crate::registry;
@@ -122,6 +124,38 @@ const MPNET: &str = r#"{"architectures": ["MPNetModel"], "attention_probs_dropou
     "num_attention_heads": 12, "num_hidden_layers": 2, "pad_token_id": 1,
     "relative_attention_num_buckets": 32, "vocab_size": 30527}"#;
 
+const GTE: &str = r#"{"architectures": ["NewModel"], "attention_probs_dropout_prob": 0.0,
+    "classifier_dropout": null, "hidden_act": "gelu", "hidden_size": 768, "initializer_range": 0.02,
+    "intermediate_size": 3072, "layer_norm_eps": 1e-12, "layer_norm_type": "layer_norm",
+    "logn_attention_clip1": false, "logn_attention_scale": false, "max_position_embeddings": 8192,
+    "model_type": "new", "num_attention_heads": 12, "num_hidden_layers": 2, "pack_qkv": true,
+    "pad_token_id": 0, "position_embedding_type": "rope",
+    "rope_scaling": {"factor": 2.0, "type": "ntk"}, "rope_theta": 500000,
+    "torch_dtype": "float32", "type_vocab_size": 0, "unpad_inputs": false,
+    "use_memory_efficient_attention": false, "vocab_size": 30528}"#;
+
+const NOMIC: &str = r#"{"activation_function": "swiglu", "architectures": ["NomicBertModel"],
+    "attn_pdrop": 0.0, "bos_token_id": null, "causal": false, "dense_seq_output": true,
+    "embd_pdrop": 0.0, "eos_token_id": null, "fused_bias_fc": true, "fused_dropout_add_ln": true,
+    "initializer_range": 0.02, "layer_norm_epsilon": 1e-12, "mlp_fc1_bias": false,
+    "mlp_fc2_bias": false, "model_type": "nomic_bert", "n_embd": 768, "n_head": 12,
+    "n_inner": 3072, "n_layer": 2, "n_positions": 8192, "pad_vocab_size_multiple": 64,
+    "parallel_block": false, "parallel_block_tied_norm": false, "prenorm": false,
+    "qkv_proj_bias": false, "reorder_and_upcast_attn": false, "resid_pdrop": 0.0,
+    "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": false,
+    "rotary_emb_scale_base": null, "rotary_scaling_factor": null,
+    "scale_attn_by_inverse_layer_idx": false, "scale_attn_weights": true,
+    "torch_dtype": "float32", "type_vocab_size": 2, "use_flash_attn": true,
+    "use_rms_norm": false, "vocab_size": 30528}"#;
+
+const JINA: &str = r#"{"architectures": ["JinaBertForMaskedLM"],
+    "attention_probs_dropout_prob": 0.0, "emb_pooler": "mean", "feed_forward_type": "geglu",
+    "gradient_checkpointing": false, "hidden_act": "gelu", "hidden_size": 768,
+    "intermediate_size": 3072, "layer_norm_eps": 1e-12, "max_position_embeddings": 8192,
+    "model_max_length": 8192, "model_type": "bert", "num_attention_heads": 12,
+    "num_hidden_layers": 2, "pad_token_id": 0, "position_embedding_type": "alibi",
+    "torch_dtype": "float32", "type_vocab_size": 2, "use_cache": true, "vocab_size": 30528}"#;
+
 #[test]
 fn each_family_has_its_spec() {
     let nemo = changed(
@@ -149,6 +183,9 @@ fn each_family_has_its_spec() {
         ("sentiment", SENTIMENT),
         ("modernbert", MODERNBERT),
         ("mpnet", MPNET),
+        ("gte", GTE),
+        ("nomic", NOMIC),
+        ("jina", JINA),
     ] {
         insta::assert_debug_snapshot!(name, network(text).unwrap());
     }
@@ -196,6 +233,36 @@ fn left_out_keys_take_the_family_s_defaults() {
     assert_eq!(network(&absent).windows, [Some(4096); 2]);
     let qwen = network(&changed(QWEN_3, r#"{"head_dim": null}"#));
     assert_eq!(qwen.head_dim, 128);
+}
+
+/// What transformers writes of it has other keys.
+#[test]
+fn both_forms_of_nomic_say_the_same() {
+    let new = r#"{"architectures": ["NomicBertModel"], "hidden_act": "silu", "hidden_size": 768,
+        "intermediate_size": 3072, "layer_norm_eps": 1e-12, "max_position_embeddings": 8192,
+        "num_attention_heads": 12, "num_hidden_layers": 2, "type_vocab_size": 2,
+        "vocab_size": 30528}"#;
+    assert_eq!(network(new).unwrap(), network(NOMIC).unwrap());
+}
+
+/// A decoder's network may look to both sides, or back as it was trained.
+#[test]
+fn embedders_made_of_decoders_look_back_unless_their_file_says_otherwise() {
+    let look = |keys: &str| {
+        let text = changed(QWEN_3, keys);
+        let config = Config::parse("config.json", text.as_bytes()).unwrap();
+        let Network::Decoder(spec) = registry::network(&config).unwrap().1 else {
+            panic!("an encoder")
+        };
+        crate::embedder::spec(&config, &spec).unwrap().look
+    };
+    assert_eq!(look("{}"), Look::Back);
+    assert_eq!(look(r#"{"is_causal": true}"#), Look::Back);
+    assert_eq!(look(r#"{"is_causal": false}"#), Look::Around);
+    assert_eq!(
+        look(r#"{"use_bidirectional_attention": true}"#),
+        Look::Around
+    );
 }
 
 #[test]
@@ -303,6 +370,27 @@ const REFUSED: &[(&str, &str)] = &[
     (SENTIMENT, r#"{"dim": null}"#),
     (SENTIMENT, r#"{"n_heads": 5}"#),
     (SENTIMENT, r#"{"layer_norm_eps": 1e-5}"#),
+    (GTE, r#"{"pack_qkv": false}"#),
+    (GTE, r#"{"position_embedding_type": "absolute"}"#),
+    (GTE, r#"{"layer_norm_type": "rms_norm"}"#),
+    (GTE, r#"{"logn_attention_scale": true}"#),
+    (GTE, r#"{"hidden_act": "relu"}"#),
+    (GTE, r#"{"rope_scaling": {"type": "ntk"}}"#),
+    (
+        GTE,
+        r#"{"rope_scaling": {"type": "ntk", "factor": 2, "mixed_b": 0.5}}"#,
+    ),
+    (GTE, r#"{"rope_scaling": {"type": "dynamic", "factor": 2}}"#),
+    (GTE, r#"{"hidden_size": 780}"#),
+    (NOMIC, r#"{"activation_function": "gelu"}"#),
+    (NOMIC, r#"{"moe_every_n_layers": 2}"#),
+    (NOMIC, r#"{"prenorm": true}"#),
+    (NOMIC, r#"{"qkv_proj_bias": true}"#),
+    (NOMIC, r#"{"rotary_scaling_factor": 2}"#),
+    (NOMIC, r#"{"rotary_emb_fraction": 0.5}"#),
+    (NOMIC, r#"{"rotary_emb_base": null}"#),
+    (JINA, r#"{"feed_forward_type": "original"}"#),
+    (JINA, r#"{"position_embedding_type": "absolute"}"#),
     (MPNET, r#"{"relative_attention_num_buckets": 64}"#),
     (MPNET, r#"{"max_position_embeddings": 2}"#),
     (MODERNBERT, r#"{"attention_bias": true}"#),

@@ -26,6 +26,7 @@ fn options() -> LoadOptions {
         kv_cache_bytes: 1 << 20,
         block_tokens: 16,
         context_max: None,
+        wanted: None,
         running_max: 4,
         step_tokens_max: 32,
         threads: Threads::new(1),
@@ -33,7 +34,12 @@ fn options() -> LoadOptions {
 }
 
 fn files(files: &[(&'static str, &'static [u8])]) -> ModelFiles {
-    ModelFiles::Embedded(Vec::leak(files.to_vec()))
+    ModelFiles::Memory(
+        files
+            .iter()
+            .map(|&(name, bytes)| (name, bytes.to_vec()))
+            .collect(),
+    )
 }
 
 fn decoder(options: &LoadOptions) -> Result<Box<dyn Executor>, LoadError> {
@@ -303,4 +309,48 @@ fn the_memory_of_a_model_is_known_from_its_configuration() {
     assert_eq!(plan.weights_bytes, 4 * info.parameters);
     assert_eq!(plan.kv_bytes, 0);
     assert_eq!(plan.total_bytes(), plan.weights_bytes + plan.buffers_bytes);
+}
+
+/// Weights, tables and the buffers of the longest input, counted as they are taken. Networks whose
+/// tables weigh as much as their weights.
+#[test]
+fn an_encoder_takes_what_was_planned() {
+    let mpnet: &[u8] = br#"{"architectures": ["MPNetModel"], "vocab_size": 64, "hidden_size": 32,
+        "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1,
+        "max_position_embeddings": 3002}"#;
+    let modernbert: &[u8] = br#"{"architectures": ["ModernBertModel"], "vocab_size": 64,
+        "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 1,
+        "num_hidden_layers": 1, "max_position_embeddings": 3000}"#;
+    let splade: &[u8] = br#"{"architectures": ["BertForMaskedLM"], "vocab_size": 30000,
+        "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 1,
+        "num_hidden_layers": 1, "max_position_embeddings": 512}"#;
+    for (config, output) in [
+        (mpnet, Output::Pooled(Pooling::Mean)),
+        (modernbert, Output::Pooled(Pooling::Mean)),
+        (splade, Output::Sparse),
+    ] {
+        let files = files(&[(CONFIG, config)]);
+        let (info, plan) = super::plan(&files, &options()).unwrap();
+        let mut kept = None;
+        let taken = allocation_counter::measure(|| {
+            let (loaded, _) = load(&files, &options()).unwrap();
+            let Loaded::Encoder(mut encoder) = loaded else {
+                panic!("a decoder")
+            };
+            let input = EncodeInput {
+                tokens: vec![Token(1); info.context_max as usize].into(),
+                segments: [].into(),
+                output,
+            };
+            encoder.encode(&[input], &mut Vec::new()).unwrap();
+            kept = Some(encoder);
+        });
+        let (taken, planned) = (taken.bytes_current as u64, plan.total_bytes());
+        // A thread's own scratch memory does not grow with the model.
+        let most = planned + (256 << 10);
+        assert!(
+            (planned / 5 * 4..most).contains(&taken),
+            "{taken} of {plan:?}"
+        );
+    }
 }

@@ -46,6 +46,15 @@ const CLS: &[u8] = br#"{"pooling_mode_cls_token": true, "pooling_mode_mean_token
 const MAX: &[u8] = br#"{"pooling_mode_max_tokens": true}"#;
 const BOTH: &[u8] = br#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#;
 
+fn in_memory(files: &[(&'static str, &'static [u8])]) -> ModelFiles {
+    ModelFiles::Memory(
+        files
+            .iter()
+            .map(|&(name, bytes)| (name, bytes.to_vec()))
+            .collect(),
+    )
+}
+
 fn read(files: &[(&'static str, &'static [u8])]) -> Result<Sentence, LoadError> {
     let bert = r#"{"architectures": ["BertModel"], "vocab_size": 100, "hidden_size": 384,
         "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2,
@@ -54,7 +63,7 @@ fn read(files: &[(&'static str, &'static [u8])]) -> Result<Sentence, LoadError> 
     let Network::Encoder(spec) = registry::network(&config).unwrap().1 else {
         panic!("a decoder")
     };
-    super::read(&ModelFiles::Embedded(Vec::leak(files.to_vec())), &spec)
+    super::read(&in_memory(files), &spec)
 }
 
 #[test]

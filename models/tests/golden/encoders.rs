@@ -2,8 +2,11 @@
 
 use engine::executor::{EncodeInput, Encoded, Encoder, Output, Pooling};
 use models::load::{
-    ClassifyInfo, Dtype, EmbeddingInfo, Loaded, ModelInfo, Problem, Task, info, load,
+    ClassifyInfo, Dtype, EmbeddingInfo, LoadOptions, Loaded, ModelInfo, Problem, Task, Wanted,
+    info, load,
 };
+
+use scheduler::request::Token;
 
 use crate::reference::{Input, files, inputs, options};
 
@@ -12,13 +15,20 @@ const VECTORS: &[&str] = &[
     "bert",
     "bert_dense",
     "distilbert",
+    "gte",
+    "jina",
+    "mistral_embedder",
     "modernbert",
     "mpnet",
+    "nomic",
+    "qwen2_embedder",
+    "qwen3_embedder",
     "xlm_roberta",
 ];
 const CLASSIFIERS: &[&str] = &[
     "bert_classifier",
     "distilbert_classifier",
+    "gte_classifier",
     "modernbert_classifier",
     "mpnet_classifier",
     "roberta_classifier_bf16",
@@ -187,6 +197,27 @@ fn weights_of_words_match_transformers() {
     }
 }
 
+/// From one token to as many as there are positions, and the same twice.
+#[test]
+fn inputs_may_be_as_short_and_as_long_as_the_network_knows() {
+    for case in [VECTORS, CLASSIFIERS, SPARSE].concat() {
+        let longest = described(case).context_max;
+        let mut encoder = encoder(case, Dtype::F32);
+        let of = |tokens: u32| EncodeInput {
+            tokens: (0..tokens).map(|token| Token(3 + token % 100)).collect(),
+            segments: [].into(),
+            output: Output::Tokens,
+        };
+        let batch = [of(longest), of(1), of(longest)];
+        let encoded = encode(encoder.as_mut(), &batch);
+        assert_eq!(encoded[0], encoded[2], "{case}");
+        for (input, encoded) in batch.iter().zip(&encoded) {
+            assert_eq!(encoded.rows().len(), input.tokens.len(), "{case}");
+            assert!(encoded.values.iter().all(|x| x.is_finite()), "{case}");
+        }
+    }
+}
+
 /// The second half of each input is of the second type.
 #[test]
 fn token_types_match_transformers() {
@@ -238,6 +269,81 @@ fn dense_modules_are_part_of_pooling() {
         dense.parameters - (24 * 32 + 24),
         splade.parameters - (32 * 32 + 3 * 32 + 128)
     );
+}
+
+/// A decoder's network makes vectors where files of sentence-transformers stand beside it, or where it
+/// has no head.
+#[test]
+fn decoders_without_a_use_for_their_head_embed() {
+    for case in ["mistral_embedder", "qwen2_embedder", "qwen3_embedder"] {
+        let vectors = EmbeddingInfo {
+            pooling: Pooling::LastToken,
+            normalize: true,
+            width: 32,
+        };
+        let info = described(case);
+        assert_eq!(info.task, Task::Embed(vectors), "{case}");
+        assert_eq!((info.kv_bytes_per_token, info.context_max), (0, 64));
+    }
+}
+
+/// What is asked for goes before what the files say.
+#[test]
+fn another_output_may_be_wanted_than_the_files_say() {
+    let described = |case: &str, wanted| {
+        let options = LoadOptions {
+            wanted: Some(wanted),
+            ..options(None)
+        };
+        info(&files(case), &options)
+    };
+    let vector = |pooling, normalize, width| {
+        Task::Embed(EmbeddingInfo {
+            pooling,
+            normalize,
+            width,
+        })
+    };
+    let cls = Wanted::Vector(Pooling::Cls);
+    // The head of a masked language model is left away, and taken where nothing else is known.
+    let words = described("bert_splade", cls).unwrap();
+    assert_eq!(words.task, vector(Pooling::Cls, false, 32));
+    assert!(words.parameters < described("bert_splade", Wanted::Words).unwrap().parameters);
+    assert_eq!(
+        described("bert_dense", cls).unwrap().task,
+        vector(Pooling::Cls, true, 24)
+    );
+    let refusal = described("bert_dense", Wanted::Words).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "not supported: weights of words (SPLADE) of a network without the head of a masked \
+         language model"
+    );
+    let classes = described("bert_classifier", Wanted::Words).unwrap().task;
+    assert!(
+        matches!(classes, Task::Classify(_)),
+        "a classifier stays one"
+    );
+    let options = LoadOptions {
+        wanted: Some(cls),
+        ..options(Some(Dtype::F32))
+    };
+    let Loaded::Encoder(mut encoder) = load(&files("bert_splade"), &options).unwrap().0 else {
+        panic!("a decoder")
+    };
+    for one in inputs("bert_splade") {
+        let got = &encode(
+            encoder.as_mut(),
+            &[input(&one, Output::Pooled(Pooling::Cls))],
+        )[0];
+        let want = &one.result("hidden")[..32];
+        check(
+            "bert_splade as vectors",
+            Dtype::F32,
+            largest_difference(&got.values, want),
+            1e-4,
+        );
+    }
 }
 
 #[test]

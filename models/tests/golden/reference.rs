@@ -25,6 +25,7 @@ pub(crate) fn options(dtype: Option<Dtype>) -> LoadOptions {
         kv_cache_bytes: 4 << 20,
         block_tokens: 16,
         context_max: None,
+        wanted: None,
         running_max: 16,
         step_tokens_max: 256,
         threads: Threads::new(2),

@@ -29,7 +29,8 @@ pub struct ModelArgs {
     /// Where weights come from; dummy makes random ones and needs config.json only.
     #[arg(long, default_value = "safetensors")]
     pub load_format: LoadFormat,
-    /// How embedding models make one vector of an input; default: what each one's files say.
+    /// What embedding models make of an input: one vector, or (splade) weights of words; default: what
+    /// each one's files say.
     #[arg(long)]
     pub pooling: Option<Pooling>,
     /// The name of the prompt that embedding models put before an input where a request names none;
@@ -41,7 +42,7 @@ pub struct ModelArgs {
     pub default_prompt: Option<String>,
 }
 
-/// How one vector is made of an input.
+/// What is made of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Pooling {
     /// The first token's vector.
@@ -50,6 +51,8 @@ pub enum Pooling {
     Mean,
     /// The last token's vector.
     LastToken,
+    /// A weight for each word of the vocabulary, by the head of a masked language model.
+    Splade,
 }
 
 /// Where models of the hub come from and go to.

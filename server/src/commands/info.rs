@@ -22,6 +22,7 @@ fn describe(args: InfoArgs, machine: Machine) -> Result<(), Failure> {
     let asked = Asked {
         dtype: args.dtype,
         load_format: args.load_format,
+        pooling: None,
         batching: config::batching(&args.batching, machine).map_err(wrong)?,
     };
     let files = config::files(&args.model, place).map_err(wrong)?;

@@ -120,6 +120,7 @@ pub enum DefaultPrompt {
 pub(crate) struct Asked {
     pub(crate) dtype: Option<Dtype>,
     pub(crate) load_format: LoadFormat,
+    pub(crate) pooling: Option<Pooling>,
     pub(crate) batching: Batching,
 }
 
@@ -171,6 +172,7 @@ impl Config {
         Asked {
             dtype: self.dtype,
             load_format: self.load_format,
+            pooling: self.embedding.pooling,
             batching: self.batching,
         }
     }

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::clock::Deadline;
 use crate::edge::Context;
 use crate::limits::EMBED_INPUTS_AT_ONCE;
-use crate::registry::{Ability, Encoder};
+use crate::registry::{Ability, Encoder, Meaning};
 use crate::status::{Fault, empty_input};
 use crate::text::tokenizer::Cut;
 
@@ -137,7 +137,8 @@ where
 
 /// The score of each input of a model with one label.
 pub(crate) fn lone_scores(done: &[Done], scale: Scale) -> Vec<f32> {
-    let score = |done: &Done| scale.apply(done.encoded.values.clone()).first().copied();
+    let scaled = |done: &Done| scale.apply(done.encoded.values.clone(), Meaning::EachAlone);
+    let score = |done: &Done| scaled(done).first().copied();
     done.iter()
         .map(|done| score(done).unwrap_or_default())
         .collect()
@@ -145,7 +146,7 @@ pub(crate) fn lone_scores(done: &[Done], scale: Scale) -> Vec<f32> {
 
 /// The labels of one input with their scores, best first.
 pub(crate) fn labelled(encoder: &Encoder, done: Done, scale: Scale) -> Vec<(String, f32)> {
-    let scores = scale.apply(done.encoded.values);
+    let scores = scale.apply(done.encoded.values, encoder.meaning());
     let name = |index: usize| encoder.labels().get(index).cloned().unwrap_or_default();
     best_first(&scores)
         .into_iter()

@@ -1,11 +1,14 @@
 //! The scores of a classifier as clients read them: scaled, and in order.
 
+use crate::registry::Meaning;
+
 /// What clients are told of a score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scale {
     /// The model's own value.
     Raw,
-    /// 0 to 1: a softmax over the labels, a sigmoid where there is only one.
+    /// 0 to 1 where it means that: a softmax over the labels of which one holds, else (and where there
+    /// is only one) a sigmoid of each.
     Probability,
 }
 
@@ -20,11 +23,15 @@ impl Scale {
     }
 
     /// The scores of one input.
-    pub(crate) fn apply(self, mut scores: Vec<f32>) -> Vec<f32> {
-        match (self, scores.as_mut_slice()) {
-            (Self::Raw, _) | (Self::Probability, []) => {}
-            (Self::Probability, [score]) => *score = sigmoid(*score),
-            (Self::Probability, scores) => softmax(scores),
+    pub(crate) fn apply(self, mut scores: Vec<f32>, meaning: Meaning) -> Vec<f32> {
+        match (self, meaning) {
+            (Self::Raw, _) | (Self::Probability, Meaning::Quantities) => {}
+            (Self::Probability, Meaning::OneOfAll) if scores.len() > 1 => softmax(&mut scores),
+            (Self::Probability, Meaning::OneOfAll | Meaning::EachAlone) => {
+                for score in &mut scores {
+                    *score = sigmoid(*score);
+                }
+            }
         }
         scores
     }
@@ -60,16 +67,42 @@ mod tests {
 
     #[test]
     fn a_large_negative_score_beside_a_small_one_gives_no_nan() {
-        let scaled = Scale::Probability.apply(vec![-100.0, 5.0]);
+        let scale = |scores: &[f32]| Scale::Probability.apply(scores.to_vec(), Meaning::OneOfAll);
+        let scaled = scale(&[-100.0, 5.0]);
         assert!(scaled[0] < 1e-40 && (scaled[1] - 1.0).abs() < f32::EPSILON);
-        let one = |score| Scale::Probability.apply(vec![score])[0];
+        let one = |score| scale(&[score])[0];
         assert_eq!(
             (one(-1e4).to_bits(), one(1e4).to_bits()),
             (0, 1_f32.to_bits())
         );
         assert!((one(0.0) - 0.5).abs() < f32::EPSILON);
-        assert!(Scale::Probability.apply(Vec::new()).is_empty());
-        assert!((Scale::Raw.apply(vec![-3.0])[0] + 3.0).abs() < f32::EPSILON);
+        assert!(scale(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_scores_mean_decides_how_they_are_scaled() {
+        let scores = vec![0.0, 3.0];
+        let scaled = |scale: Scale, meaning| scale.apply(scores.clone(), meaning);
+        let odds = 3.0_f32.exp();
+        let near = |got: Vec<f32>, want: [f32; 2]| {
+            let pairs = got.iter().zip(want);
+            assert!(
+                pairs.clone().all(|(got, want)| (got - want).abs() < 1e-6),
+                "{got:?} {want:?}"
+            );
+        };
+        near(
+            scaled(Scale::Probability, Meaning::OneOfAll),
+            [1.0 / (1.0 + odds), odds / (1.0 + odds)],
+        );
+        near(
+            scaled(Scale::Probability, Meaning::EachAlone),
+            [0.5, odds / (1.0 + odds)],
+        );
+        near(scaled(Scale::Probability, Meaning::Quantities), [0.0, 3.0]);
+        for meaning in [Meaning::OneOfAll, Meaning::EachAlone, Meaning::Quantities] {
+            near(scaled(Scale::Raw, meaning), [0.0, 3.0]);
+        }
     }
 
     #[test]
@@ -82,7 +115,7 @@ mod tests {
 
         #[test]
         fn e5_probabilities_are_finite_and_sum_to_one(scores in prop::collection::vec(-1e4_f32..1e4, 1..300)) {
-            let scaled = Scale::Probability.apply(scores.clone());
+            let scaled = Scale::Probability.apply(scores.clone(), Meaning::OneOfAll);
             prop_assert!(scaled.iter().all(|score| (0.0..=1.0).contains(score)));
             if scores.len() > 1 {
                 let sum: f64 = scaled.iter().map(|&score| f64::from(score)).sum();

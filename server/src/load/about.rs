@@ -1,12 +1,11 @@
 //! What is known of a model before its weights are loaded: its facts, its task, its memory.
 
-use models::load::{ModelInfo, Threads};
+use models::load::{ModelInfo, Problem, Threads};
 
 use super::cause::Cause;
 use super::loader::{BLOCK_TOKENS, files, options};
-use crate::args::model::Pooling;
 use crate::config::{Asked, Files};
-use crate::registry::{Facts, Task, Vectors};
+use crate::registry::{Facts, Meaning, Task, Vectors};
 
 /// What a model is and what it takes, known without its weights.
 #[derive(Clone, Debug)]
@@ -65,21 +64,21 @@ pub(super) fn dtype_name(dtype: models::load::Dtype) -> &'static str {
 }
 
 /// What an encoder is for; `None` for a decoder.
-pub(super) fn task(pooling: Option<Pooling>, info: &ModelInfo) -> Option<Task> {
-    let pooling = pooling.map(|pooling| match pooling {
-        Pooling::Cls => engine::executor::Pooling::Cls,
-        Pooling::Mean => engine::executor::Pooling::Mean,
-        Pooling::LastToken => engine::executor::Pooling::LastToken,
-    });
+pub(super) fn task(info: &ModelInfo) -> Option<Task> {
     match &info.task {
         models::load::Task::Generate => None,
         models::load::Task::Embed(embedding) => Some(Task::Embed(Vectors {
-            pooling: pooling.unwrap_or(embedding.pooling),
+            pooling: embedding.pooling,
             normalize: embedding.normalize,
         })),
         models::load::Task::Sparse => Some(Task::Sparse),
         models::load::Task::Classify(classify) => Some(Task::Classify {
             labels: classify.labels.clone(),
+            meaning: match classify.problem {
+                Some(Problem::MultiLabel) => Meaning::EachAlone,
+                Some(Problem::Regression) => Meaning::Quantities,
+                Some(Problem::SingleLabel) | None => Meaning::OneOfAll,
+            },
         }),
     }
 }

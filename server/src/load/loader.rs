@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use engine::executor::{Encoder, Executor, ExecutorError};
 use engine::handle::Factory;
 use models::files::ModelFiles;
-use models::load::{LoadError, LoadOptions, Loaded, Threads};
+use models::load::{LoadError, LoadOptions, Loaded, Threads, Wanted};
 
-use crate::args::model::{Dtype, LoadFormat};
+use crate::args::model::{Dtype, LoadFormat, Pooling};
 use crate::config::{Asked, Files};
 
 /// Tokens of one KV block; see `docs/adr`.
@@ -102,6 +102,12 @@ pub(super) fn options(asked: Asked, threads: &Threads) -> LoadOptions {
         kv_cache_bytes: asked.batching.kv_cache_bytes,
         block_tokens: BLOCK_TOKENS,
         context_max: asked.batching.context_max,
+        wanted: asked.pooling.map(|pooling| match pooling {
+            Pooling::Cls => Wanted::Vector(engine::executor::Pooling::Cls),
+            Pooling::Mean => Wanted::Vector(engine::executor::Pooling::Mean),
+            Pooling::LastToken => Wanted::Vector(engine::executor::Pooling::LastToken),
+            Pooling::Splade => Wanted::Words,
+        }),
         running_max: asked.batching.running_max,
         step_tokens_max: asked.batching.step_tokens_max,
         threads: threads.clone(),

@@ -144,7 +144,7 @@ fn start_model(
         info: &info,
         text,
     };
-    let (model, completion) = match task(config.embedding.pooling, &info) {
+    let (model, completion) = match task(&info) {
         None => start_decoder(config, served, loader),
         Some(task) => start_encoder(config, served, task, loader),
     };

@@ -57,7 +57,7 @@ impl Tei {
 fn model_type(task: &Task) -> tei::ModelType {
     match task {
         Task::Embed(_) | Task::Sparse => tei::ModelType::Embedding,
-        Task::Classify { labels } if labels.len() == 1 => tei::ModelType::Reranker,
+        Task::Classify { labels, .. } if labels.len() == 1 => tei::ModelType::Reranker,
         Task::Classify { .. } => tei::ModelType::Classifier,
     }
 }

@@ -98,6 +98,29 @@ async fn texts_are_sorted_into_classes() {
 }
 
 #[tokio::test]
+async fn labels_that_hold_each_alone_have_probabilities_of_their_own_and_quantities_none() {
+    let world = ranking_world().await;
+    for (model, is_probable) in [("tags", true), ("amounts", false)] {
+        let request = v1::ClassifyRequest {
+            model: model.to_owned(),
+            inputs: texts(&["joy"]),
+            ..v1::ClassifyRequest::default()
+        };
+        let answer = world.client.inference().classify(request).await.unwrap();
+        let labels = &answer.get_ref().classifications[0].labels;
+        let mut expected = raw_scores(&world, model, &["joy"]);
+        if is_probable {
+            expected = expected.into_iter().map(probability).collect();
+        }
+        expected.sort_by(|a, b| b.total_cmp(a));
+        assert_eq!(labels.len(), expected.len());
+        for (label, expected) in labels.iter().zip(expected) {
+            assert!((label.score - expected).abs() < 1e-6, "{model} {labels:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_ranking_is_named() {
     let world = ranking_world().await;
     let check = async |request: v1::RerankRequest, expected: (&str, &str)| {

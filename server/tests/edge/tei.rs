@@ -5,7 +5,7 @@ use engine::fake::FakeDevice;
 use engine::request::Token;
 use futures_util::stream;
 use proto::tei::v1 as tei;
-use server::registry::Task;
+use server::registry::{Meaning, Task};
 use tei::embed_client::EmbedClient;
 use tei::info_client::InfoClient;
 use tei::predict_client::PredictClient;
@@ -41,13 +41,17 @@ impl Clients {
 
 /// The encoders of [`ranking_world`] after `vectors`.
 pub(crate) fn ranking_models() -> Vec<More> {
-    let labels = |labels: &[&str]| Task::Classify {
+    let labels = |labels: &[&str], meaning| Task::Classify {
         labels: labels.iter().map(|&label| label.to_owned()).collect(),
+        meaning,
     };
+    let three = ["low", "middle", "high"];
     vec![
-        More::new("classes", labels(&["low", "middle", "high"])),
-        More::new("ranks", labels(&["relevance"])),
+        More::new("classes", labels(&three, Meaning::OneOfAll)),
+        More::new("ranks", labels(&["relevance"], Meaning::OneOfAll)),
         More::new("words", Task::Sparse),
+        More::new("tags", labels(&three, Meaning::EachAlone)),
+        More::new("amounts", labels(&["amount"], Meaning::Quantities)),
     ]
 }
 

@@ -89,7 +89,7 @@ pub(crate) struct More {
 impl More {
     pub(crate) fn new(name: &'static str, task: Task) -> Self {
         let width = match &task {
-            Task::Classify { labels } => labels.len() as u32,
+            Task::Classify { labels, .. } => labels.len() as u32,
             Task::Embed(_) | Task::Sparse => WIDTH,
         };
         Self {
