@@ -15,6 +15,7 @@
 
 mod cancels;
 mod clock;
+mod deadlines;
 mod drains;
 mod held;
 mod killed;
@@ -32,8 +33,16 @@ use std::process::ExitCode;
 
 use verdict::Verdict;
 
-const ALL: [&str; 8] = [
-    "held", "idle", "cancels", "resets", "killed", "slow", "overload", "drains",
+const ALL: [&str; 9] = [
+    "held",
+    "idle",
+    "cancels",
+    "deadlines",
+    "resets",
+    "killed",
+    "slow",
+    "overload",
+    "drains",
 ];
 
 #[tokio::main]
@@ -67,6 +76,7 @@ async fn run(names: &[&str]) -> Vec<Verdict> {
             "held" => held::held().await,
             "idle" => held::idle().await,
             "cancels" => cancels::run().await,
+            "deadlines" => deadlines::run().await,
             "resets" => resets::run().await,
             "killed" => killed::run().await,
             "slow" => slow::run().await,

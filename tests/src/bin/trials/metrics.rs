@@ -46,6 +46,16 @@ impl Metrics {
             + self.sum("paternoster_requests_waiting", "")
     }
 
+    /// Generations that ended with this code; all of them without one.
+    pub(crate) fn calls(&self, code: &str) -> u64 {
+        let generations = self.0.iter().filter(|(key, _)| {
+            key.starts_with("paternoster_requests_total{")
+                && key.contains("method=\"Generate\"")
+                && (code.is_empty() || key.contains(&format!("code=\"{code}\"")))
+        });
+        generations.map(|(_, value)| *value).sum::<f64>() as u64
+    }
+
     /// Whether nothing runs.
     pub(crate) fn idle(&self) -> bool {
         self.active() == 0 && self.running() == 0

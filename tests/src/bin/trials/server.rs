@@ -98,7 +98,9 @@ impl Server {
     pub(crate) async fn until(&self, holds: impl Fn(&Metrics) -> bool) -> Option<u64> {
         let begun = Stopwatch::start();
         while begun.elapsed() < LONG {
-            if holds(&self.metrics().await) {
+            let metrics = self.metrics().await;
+            // A page that did not come says nothing.
+            if metrics.series() > 0 && holds(&metrics) {
                 return Some(begun.ms());
             }
             tokio::time::sleep(LOOK).await;
