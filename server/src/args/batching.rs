@@ -17,8 +17,8 @@ pub struct BatchingArgs {
     #[arg(long, value_name = "SEQUENCES", default_value = "64")]
     #[arg(value_parser = whole::<u32>(1..=1 << 16))]
     pub max_batch_size: u32,
-    /// Sequences that wait for one model; more are refused with RESOURCE_EXHAUSTED. Default: 4 x
-    /// --max-batch-size.
+    /// Sequences that wait for one model; more are refused with RESOURCE_EXHAUSTED. Default: as many as
+    /// run, so that nobody waits longer than about the time a request runs.
     #[arg(long, value_name = "SEQUENCES", value_parser = whole::<u32>(1..=1 << 20))]
     pub max_waiting_requests: Option<u32>,
     /// Tokens of one batch of an embedding model. A model that takes longer inputs has batches of one

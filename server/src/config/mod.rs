@@ -272,7 +272,9 @@ pub(crate) fn batching(args: &BatchingArgs, machine: Machine) -> Result<Batching
         context_max: args.max_total_tokens,
         step_tokens_max: step_tokens_max(args)?,
         running_max,
-        waiting_max: args.max_waiting_requests.unwrap_or(4 * running_max),
+        waiting_max: args
+            .max_waiting_requests
+            .unwrap_or_else(|| waiting_max(running_max)),
         encode_tokens_max: args.max_batch_tokens,
         encode_inputs_max: args.max_batch_requests,
         kv_cache_bytes: args.kv_cache_size.unwrap_or_else(own),
@@ -280,6 +282,15 @@ pub(crate) fn batching(args: &BatchingArgs, machine: Machine) -> Result<Batching
         tokenization_workers: args.tokenization_workers.unwrap_or(machine.cores),
     })
 }
+
+/// As many as run: whoever is taken then waits about as long as it runs, and no more than twice the
+/// time of a full machine passes over its request. A longer queue serves nobody more.
+fn waiting_max(running_max: u32) -> u32 {
+    running_max.max(IN_FLIGHT_MIN.saturating_sub(running_max))
+}
+
+/// A request of many sequences has to fit into an engine where nothing else is.
+const IN_FLIGHT_MIN: u32 = 16;
 
 /// Bytes of a range that fits into any address space.
 fn in_memory(bytes: u64) -> usize {
@@ -405,7 +416,7 @@ mod tests {
         let config = config(&["--model-id", env!("CARGO_MANIFEST_DIR")]).unwrap();
         assert_eq!(config.batching.threads, 3);
         assert_eq!(config.batching.kv_cache_bytes, 1 << 29);
-        assert_eq!(config.batching.waiting_max, 256);
+        assert_eq!(config.batching.waiting_max, 64);
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.timeouts, Timeouts::default());
     }

@@ -10,8 +10,8 @@ use crate::server::{Server, beside};
 use crate::stream::{ask, whole};
 use crate::verdict::Verdict;
 
-/// Eight sequences at once, twice as many waiting.
-const FLAGS: [&str; 4] = ["--max-batch-size", "8", "--max-waiting-requests", "16"];
+/// Eight sequences at once, and by default as many waiting.
+const FLAGS: [&str; 2] = ["--max-batch-size", "8"];
 const REQUEST: [&str; 6] = [
     "--prompt-tokens",
     "16",
@@ -50,6 +50,10 @@ pub(crate) async fn run() -> Verdict {
     ] {
         verdict.fact(name, number(at.0, at.1));
     }
+    verdict.fact(
+        "e2e_p95_over_that_of_the_peak",
+        number(&over, "/latencies/e2e/p95") / number(&peak, "/latencies/e2e/p95"),
+    );
     let failed = number(&over, "/requests/failed") as u64;
     let errors = over["errors"].as_array().cloned().unwrap_or_default();
     let refused: u64 = errors
