@@ -199,14 +199,15 @@ func (a attempts) check(t *testing.T, ask func(*Client) (string, error)) {
 }
 
 func TestAllAttemptsShareOneNameAndOneDeadline(t *testing.T) {
-	wait := fail{code: codes.Unavailable, pushback: "200"}
+	// A second in all, of which a busy machine may add to the first attempt and take from the last.
+	wait := fail{code: codes.Unavailable, pushback: "500"}
 	service, client := serve(t, [][]any{{wait}, {wait}, good}, WithAPIKey("secret"))
 	ctx := metadata.AppendToOutgoingContext(t.Context(), requestIDKey, "mine")
 	if _, err := client.Complete(ctx, Prompt("x", 1)); err != nil {
 		t.Fatal(err)
 	}
 	first, last := service.timeLeft[0], service.timeLeft[2]
-	if first > DefaultTimeout || first < DefaultTimeout-10*time.Second || last > first-300*time.Millisecond {
+	if first > DefaultTimeout || first < DefaultTimeout-10*time.Second || last > first-500*time.Millisecond {
 		t.Errorf("deadlines %v", service.timeLeft)
 	}
 	for _, sent := range service.metadata {

@@ -122,13 +122,14 @@ def test_overload_says_when_to_come_back(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_attempts_share_one_name_and_one_deadline(kind: str) -> None:
-    wait = Fail(grpc.StatusCode.UNAVAILABLE, pushback="200")
+    # A second in all, of which a busy machine may add to the first attempt and take from the last.
+    wait = Fail(grpc.StatusCode.UNAVAILABLE, pushback="500")
     script: list[list[Any]] = [[wait], [wait], GOOD]
     with serving(script) as (flaky, address), connect(kind, address) as client:
         client.generate("x", timeout=10)
         assert len({sent["x-request-id"] for sent in flaky.metadata}) == 1
         first, _, last = flaky.time_left
-        assert last < first - 0.3, "each attempt has what is left, not a deadline of its own"
+        assert last < first - 0.5, "each attempt has what is left, not a deadline of its own"
 
 
 @pytest.mark.parametrize("kind", KINDS)

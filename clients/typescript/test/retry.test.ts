@@ -60,10 +60,10 @@ check("whole", BEFORE_THE_FIRST_TOKEN, whole);
 check("streamed", [...BEFORE_THE_FIRST_TOKEN, ...IN_A_STREAM], streamed);
 
 test("all attempts share one name, one key and one deadline", () =>
-  withFlaky([[pushed("200")], [pushed("200")], GOOD], { apiKey: "secret" }, async (client, seen: Seen) => {
+  withFlaky([[pushed("500")], [pushed("500")], GOOD], { apiKey: "secret" }, async (client, seen: Seen) => {
     await client.complete(prompt("x", 1), { requestId: "mine", headers: { traceparent: "00-1" } });
     const [first = 0, , last = 0] = seen.timeLeftMs;
-    assert(first > 50_000 && first <= 60_000 && last < first - 300, String(seen.timeLeftMs));
+    assert(first > 50_000 && first <= 60_000 && last < first - 500, String(seen.timeLeftMs));
     for (const headers of seen.headers) {
       assert.equal(headers.get("x-request-id"), "mine");
       assert.equal(headers.get("authorization"), "Bearer secret");
