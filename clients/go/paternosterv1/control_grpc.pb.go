@@ -61,9 +61,10 @@ type ControlClient interface {
 	// RESOURCE_EXHAUSTED, QUEUE_FULL.
 	GetTokenizer(ctx context.Context, in *GetTokenizerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetTokenizerResponse], error)
 	// What enters and leaves the prefix cache, for routers that send a prompt to where its prefix
-	// is. Not built yet: UNIMPLEMENTED.
+	// is. Those who hear all events know exactly what is cached. The last few thousand are kept for
+	// those who come late or read slowly. Ends when the server drains.
 	SubscribeKvEvents(ctx context.Context, in *SubscribeKvEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SubscribeKvEventsResponse], error)
-	// Forgets the cached prefixes that no running sequence uses. Not built yet: UNIMPLEMENTED.
+	// Forgets the cached prefixes that no running sequence uses, between two steps.
 	FlushCache(ctx context.Context, in *FlushCacheRequest, opts ...grpc.CallOption) (*FlushCacheResponse, error)
 	// Begins to drain, as SIGTERM does: health turns NOT_SERVING, new calls get UNAVAILABLE with
 	// reason DRAINING, running ones end, and the process exits. Answers at once.
@@ -253,9 +254,10 @@ type ControlServer interface {
 	// RESOURCE_EXHAUSTED, QUEUE_FULL.
 	GetTokenizer(*GetTokenizerRequest, grpc.ServerStreamingServer[GetTokenizerResponse]) error
 	// What enters and leaves the prefix cache, for routers that send a prompt to where its prefix
-	// is. Not built yet: UNIMPLEMENTED.
+	// is. Those who hear all events know exactly what is cached. The last few thousand are kept for
+	// those who come late or read slowly. Ends when the server drains.
 	SubscribeKvEvents(*SubscribeKvEventsRequest, grpc.ServerStreamingServer[SubscribeKvEventsResponse]) error
-	// Forgets the cached prefixes that no running sequence uses. Not built yet: UNIMPLEMENTED.
+	// Forgets the cached prefixes that no running sequence uses, between two steps.
 	FlushCache(context.Context, *FlushCacheRequest) (*FlushCacheResponse, error)
 	// Begins to drain, as SIGTERM does: health turns NOT_SERVING, new calls get UNAVAILABLE with
 	// reason DRAINING, running ones end, and the process exits. Answers at once.
