@@ -121,6 +121,8 @@ async fn what_fails_through_the_server_begins_no_series() {
     drop(running);
     let cancelled = "paternoster_requests_total{method=\"Generate\",code=\"CANCELLED\"}";
     eventually(|| value(&recorder, cancelled) > 0).await;
+    let running = "paternoster_calls_in_flight{method=\"Generate\"}";
+    assert_eq!(value(&recorder, running), 0);
     let late = v1::GenerateRequest {
         deadline_ms: Some(1),
         ..ask("hello", 4)
