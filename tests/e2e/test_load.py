@@ -128,3 +128,25 @@ def test_bench_writes_a_page_without_anything_beside_it(demo, tmp_path):
     assert "<script" not in html
     assert "src=" not in html
     assert "href=" not in html
+
+
+def test_simulate_answers_and_draws(tmp_path):
+    plot = tmp_path / "plot.svg"
+    flags = ("--quiet", "--warmup", "1s", "--duration", "4s", "--rate", "20", "--seed", "5")
+    command = (str(BINARY), "simulate", *flags, "--json", "-")
+    sweep = run_json(*command, "--vary", "replicas=1,2", "--plot", str(plot))
+    assert [run["values"] for run in sweep["runs"]] == [["1"], ["2"]]
+    for one in sweep["runs"]:
+        requests = one["report"]["requests"]
+        assert requests["begun"] == requests["completed"] > 50
+    assert run_json(*command) == sweep["runs"][0]["report"], "a run is reproducible"
+    assert plot.read_text().startswith("<svg")
+
+
+def test_the_simulator_meets_published_results():
+    points = run_json(str(BINARY), "simulate", "--published", "--quiet", "--json", "-")
+    assert len(points) == 20
+    errors = [one["simulated"] / one["point"]["published"] - 1 for one in points]
+    for one, error in zip(points, errors, strict=True):
+        print(f"{one['point']}: {one['simulated']:.0f} output tokens/s, {error:+.1%}")
+    assert max(map(abs, errors)) <= 0.10

@@ -28,11 +28,12 @@ const ARROWS: &[Arrows] = &[
     arrows("models", &["engine", "kernels", "scheduler"], &[]),
     arrows(
         "server",
-        &["engine", "hub", "load", "models", "proto"],
+        &["engine", "hub", "load", "models", "proto", "simulator"],
         &["engine", "paternoster-client"],
     ),
     arrows("load", &["paternoster-client"], &[]),
     arrows("paternoster-client", &["proto"], &[]),
+    arrows("simulator", &["scheduler"], &[]),
 ];
 /// Members that may look at everything.
 const ONLOOKERS: &[&str] = &["benches", "tests"];

@@ -43,6 +43,8 @@ pub enum Command {
     Health(health::HealthArgs),
     /// Put a running server under load, and measure its answers.
     Bench(Box<::load::args::BenchArgs>),
+    /// Say what servers would do under a load, by simulation.
+    Simulate(Box<::simulator::args::SimulateArgs>),
     /// Download a model of the Hugging Face hub, and print its folder.
     #[cfg(feature = "hub")]
     Download(inspect::DownloadArgs),

@@ -10,6 +10,7 @@ mod download;
 mod health;
 mod info;
 mod serve;
+mod simulate;
 #[cfg(feature = "hub")]
 mod verify;
 
@@ -19,6 +20,7 @@ pub async fn run(command: Command, machine: Machine) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args, machine).await,
         Command::Health(args) => health::run(&args).await,
         Command::Bench(args) => bench::run(*args).await,
+        Command::Simulate(args) => simulate::run(*args).await,
         #[cfg(feature = "hub")]
         Command::Download(args) => download::run(args).await,
         #[cfg(feature = "hub")]
