@@ -3,24 +3,11 @@
 
 use std::io::Read;
 
-use serde::Deserialize;
-
-use crate::digest::Digest;
+use crate::answer::{self, Remote, next_page};
 use crate::error::HubError;
 use crate::http::{Answer, Http, text};
-use crate::id::{Commit, ModelId, Revision, is_path, shortened};
+use crate::id::{Commit, ModelId, Revision, shortened};
 use crate::retry::{Attempts, Failed, unsuccessful};
-
-/// One file of a commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Remote {
-    /// Its path in the repository.
-    pub(crate) path: String,
-    /// Its length.
-    pub(crate) bytes: u64,
-    /// What it hashes to.
-    pub(crate) digest: Digest,
-}
 
 /// The hub, and the model it is asked about.
 #[derive(Clone, Copy)]
@@ -28,28 +15,6 @@ pub(crate) struct Api<'a> {
     pub(crate) http: &'a Http,
     pub(crate) endpoint: &'a str,
     pub(crate) model: &'a ModelId,
-}
-
-#[derive(Deserialize)]
-struct Info {
-    sha: String,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(rename = "type")]
-    kind: String,
-    path: String,
-    oid: String,
-    #[serde(default)]
-    size: u64,
-    lfs: Option<Lfs>,
-}
-
-#[derive(Deserialize)]
-struct Lfs {
-    oid: String,
-    size: u64,
 }
 
 impl Api<'_> {
@@ -66,11 +31,8 @@ impl Api<'_> {
             escaped(revision.as_str(), "")
         );
         let what = format!("{} at revision {revision}", self.model);
-        let (info, _) = attempts.run(|| self.json::<Info>(&address, &what, attempts))?;
-        info.sha.parse().map_err(|_| HubError::Answer {
-            place: address,
-            message: format!("{:?} is no commit", shortened(&info.sha)),
-        })
+        let asked = attempts.run(|| self.ask(&address, &what, attempts, answer::commit));
+        asked.map(|(commit, _)| commit)
     }
 
     /// All files of a commit.
@@ -89,11 +51,9 @@ impl Api<'_> {
             let Some(address) = next else {
                 return Ok(files);
             };
-            let page = attempts.run(|| self.json::<Vec<Entry>>(&address, &what, attempts));
-            let (entries, link) = page?;
-            for entry in entries {
-                files.extend(self.remote(entry)?);
-            }
+            let page = attempts.run(|| self.ask(&address, &what, attempts, answer::files));
+            let (page, link) = page?;
+            files.extend(page);
             next = match link.as_deref().map(next_page) {
                 Some(Some(link)) if self.http.is_home(link) => Some(link.to_owned()),
                 Some(Some(_)) => return Err(self.answer("its next page is on another host")),
@@ -101,33 +61,6 @@ impl Api<'_> {
             };
         }
         Err(self.answer("more files than a model has"))
-    }
-
-    fn remote(&self, entry: Entry) -> Result<Option<Remote>, HubError> {
-        if !is_path(&entry.path) {
-            let name = shortened(&entry.path);
-            return Err(self.answer(&format!("{name:?} is no name of a file")));
-        }
-        if entry.kind != "file" {
-            return Ok(None);
-        }
-        let (oid, bytes) = match &entry.lfs {
-            Some(lfs) => (
-                lfs.oid.strip_prefix("sha256:").unwrap_or(&lfs.oid),
-                lfs.size,
-            ),
-            None => (entry.oid.as_str(), entry.size),
-        };
-        let digest = match Digest::parse(oid) {
-            Some(digest @ Digest::Sha256(_)) if entry.lfs.is_some() => digest,
-            Some(digest @ Digest::Git(_)) if entry.lfs.is_none() => digest,
-            _ => return Err(self.answer(&format!("{:?} has no hash", entry.path))),
-        };
-        Ok(Some(Remote {
-            path: entry.path,
-            bytes,
-            digest,
-        }))
     }
 
     /// One file from byte `offset` on: 200 with all of it, 206 with the rest, or 416.
@@ -159,11 +92,13 @@ impl Api<'_> {
         }
     }
 
-    fn json<T: for<'de> Deserialize<'de>>(
+    /// Asks once; what `read` makes of the answer, and its `Link` header.
+    fn ask<T>(
         &self,
         address: &str,
         what: &str,
         attempts: &Attempts<'_>,
+        read: impl Fn(&[u8]) -> Result<T, String>,
     ) -> Result<(T, Option<String>), Failed> {
         let answer = self.http.get(address, 0)?;
         if answer.status != 200 {
@@ -172,28 +107,20 @@ impl Api<'_> {
         let link = text(&answer.headers, "link");
         let mut bytes = Vec::new();
         let mut body = answer.body.take(JSON_BYTES_MAX + 1);
-        body.read_to_end(&mut bytes)
-            .map_err(|error| HubError::Network {
-                place: answer.place.clone(),
-                message: error.to_string(),
-            })?;
-        let wrong = |message| HubError::Answer {
-            place: answer.place.clone(),
-            message,
-        };
-        if bytes.len() as u64 > JSON_BYTES_MAX {
-            let message = format!("more than {JSON_BYTES_MAX} bytes");
-            return Err(wrong(message).into());
+        let place = answer.place;
+        if let Err(error) = body.read_to_end(&mut bytes) {
+            let message = error.to_string();
+            return Err(HubError::Network { place, message }.into());
         }
-        let parsed = serde_json::from_slice(&bytes);
-        let parsed = parsed.map_err(|error| {
-            // Serde's message may quote what was sent.
-            let (line, column) = (error.line(), error.column());
-            wrong(format!(
-                "not the JSON that a hub sends (line {line}, column {column})"
-            ))
-        })?;
-        Ok((parsed, link))
+        let read = if bytes.len() as u64 > JSON_BYTES_MAX {
+            Err(format!("more than {JSON_BYTES_MAX} bytes"))
+        } else {
+            read(&bytes)
+        };
+        match read {
+            Ok(read) => Ok((read, link)),
+            Err(message) => Err(HubError::Answer { place, message }.into()),
+        }
     }
 
     fn unsuccessful(&self, answer: &Answer, what: &str, attempts: &Attempts<'_>) -> Failed {
@@ -235,15 +162,6 @@ impl Api<'_> {
     }
 }
 
-/// The address of the next page in a `Link` header.
-fn next_page(link: &str) -> Option<&str> {
-    link.split(',').find_map(|part| {
-        let (address, parameters) = part.trim().strip_prefix('<')?.split_once('>')?;
-        let is_next = |parameter: &str| matches!(parameter.trim(), r#"rel="next""# | "rel=next");
-        parameters.split(';').any(is_next).then_some(address)
-    })
-}
-
 /// Percent-encodes all but what never needs it and what is in `kept`.
 fn escaped(text: &str, kept: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -278,16 +196,5 @@ mod tests {
             "1_Pooling/a%20b%3F%23%25.json"
         );
         assert_eq!(escaped("ü", "/"), "%C3%BC");
-    }
-
-    #[test]
-    fn the_next_page_is_found() {
-        let link = r#"<https://h/a?cursor=1>; rel="next""#;
-        assert_eq!(next_page(link), Some("https://h/a?cursor=1"));
-        let link = r#"<https://h/0>; rel="prev", <https://h/2>; x=y; rel="next""#;
-        assert_eq!(next_page(link), Some("https://h/2"));
-        for none in ["", "<https://h", r#"<https://h>; rel="prev""#, ", ,"] {
-            assert_eq!(next_page(none), None, "{none}");
-        }
     }
 }

@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::api::Remote;
+use crate::answer::Remote;
 use crate::digest::Digest;
 use crate::error::HubError;
 use crate::id::{Commit, ModelId, Revision};
@@ -57,7 +57,7 @@ impl Repo {
             let file = File::open(self.reference(revision)).ok()?;
             let mut text = String::new();
             file.take(REF_BYTES_MAX).read_to_string(&mut text).ok()?;
-            text.trim().parse().ok()
+            named(&text)
         })
     }
 
@@ -146,6 +146,11 @@ impl Repo {
     fn reference(&self, revision: &Revision) -> PathBuf {
         self.folder.join("refs").join(revision.as_str())
     }
+}
+
+/// The commit in a reference.
+pub(crate) fn named(reference: &str) -> Option<Commit> {
+    reference.trim().parse().ok()
 }
 
 /// The index of a folder's weights.

@@ -108,6 +108,14 @@ pub enum HubError {
         /// What happened.
         message: String,
     },
+    /// Whoever answers is not who was asked for, or speaks no TLS. Another attempt would meet the same.
+    #[error("{place}: {message}")]
+    Tls {
+        /// The address, without its query.
+        place: String,
+        /// What is wrong.
+        message: String,
+    },
     /// What was received is not what the hub named.
     #[error("{file}: {message}; what was received is removed")]
     Corrupt {
@@ -146,6 +154,7 @@ impl HubError {
             Self::Status { .. }
             | Self::Wait { .. }
             | Self::Network { .. }
+            | Self::Tls { .. }
             | Self::Corrupt { .. }
             | Self::Io { .. }
             | Self::Stopped => EXIT_IO,
@@ -164,7 +173,7 @@ impl HubError {
     pub(crate) fn is_outage(&self) -> bool {
         matches!(
             self,
-            Self::Status { .. } | Self::Wait { .. } | Self::Network { .. }
+            Self::Status { .. } | Self::Wait { .. } | Self::Network { .. } | Self::Tls { .. }
         )
     }
 

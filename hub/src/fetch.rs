@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::api::{Api, Remote};
+use crate::answer::Remote;
+use crate::api::Api;
 use crate::cache::{Repo, read_index};
 use crate::clock::{Clock, Stop, SystemClock};
 use crate::error::HubError;
@@ -93,11 +94,7 @@ impl Hub {
             return Ok(snapshot);
         }
         if self.settings.offline {
-            return cached().ok_or_else(|| HubError::Offline {
-                model: model.clone(),
-                revision: revision.to_string(),
-                cache: self.settings.cache.clone(),
-            });
+            return cached().ok_or_else(|| self.offline(model, revision));
         }
         let stop = Stop::default();
         let attempts = Attempts {
@@ -146,6 +143,15 @@ impl Hub {
         })
     }
 
+    /// What is wrong with a model that is not in the cache, where nothing may be downloaded.
+    pub fn offline(&self, model: &ModelId, revision: &Revision) -> HubError {
+        HubError::Offline {
+            model: model.clone(),
+            revision: revision.to_string(),
+            cache: self.settings.cache.clone(),
+        }
+    }
+
     /// The folders of all commits of a model of which the cache has anything, or of one revision.
     pub fn snapshots(&self, model: &ModelId, revision: Option<&Revision>) -> Vec<PathBuf> {
         let repo = Repo::of(&self.settings.cache, model);
@@ -182,7 +188,7 @@ impl Hub {
     fn api<'a>(&'a self, model: &'a ModelId) -> Api<'a> {
         Api {
             http: &self.http,
-            endpoint: self.settings.endpoint.as_str(),
+            endpoint: self.settings.endpoint(),
             model,
         }
     }

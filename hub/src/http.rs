@@ -102,10 +102,8 @@ impl Http {
             if let Some(token) = self.token.as_ref().filter(|_| site == self.home) {
                 request = request.header(header::AUTHORIZATION, token.header());
             }
-            let response = request.call().map_err(|error| HubError::Network {
-                place: place.clone(),
-                message: describe(&error),
-            })?;
+            let response = request.call();
+            let response = response.map_err(|error| failed(place.clone(), &error))?;
             let (parts, body) = response.into_parts();
             if site == self.home {
                 commit = commit.or_else(|| text(&parts.headers, "x-repo-commit"));
@@ -170,7 +168,7 @@ impl Site {
 }
 
 /// Where a redirect leads; `None` when it is malformed or would give encryption up.
-fn redirected(from: &Uri, location: &str) -> Option<String> {
+pub(crate) fn redirected(from: &Uri, location: &str) -> Option<String> {
     let (scheme, authority) = (from.scheme_str()?, from.authority()?);
     let to = if location.starts_with("//") {
         format!("{scheme}:{location}")
@@ -196,18 +194,44 @@ pub(crate) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     (value.len() <= HEADER_MAX).then(|| value.to_owned())
 }
 
-/// What happened, in words that never hold an address.
-fn describe(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::Io(error) => error.to_string(),
+/// What happened, in words that never hold an address. Only what may pass is [`HubError::Network`].
+fn failed(place: String, error: &ureq::Error) -> HubError {
+    let message = match error {
+        ureq::Error::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(tls) => return untrusted(place, tls),
+            None => error.to_string(),
+        },
+        ureq::Error::Rustls(tls) => return untrusted(place, tls),
         ureq::Error::Timeout(what) => format!("time-out ({what:?})"),
         ureq::Error::HostNotFound => "the host is not found".to_owned(),
         ureq::Error::ConnectionFailed => "cannot be reached".to_owned(),
-        ureq::Error::Rustls(error) => error.to_string(),
-        ureq::Error::InvalidProxyUrl => "the proxy's address is wrong".to_owned(),
+        ureq::Error::ConnectProxyFailed(_) => "the proxy does not let it through".to_owned(),
         ureq::Error::Protocol(error) => error.to_string(),
-        _ => "the request failed".to_owned(),
-    }
+        _ => {
+            let message = "the request cannot be made, or the answer not be read".to_owned();
+            return HubError::Answer { place, message };
+        }
+    };
+    HubError::Network { place, message }
+}
+
+/// What is wrong between the two ends of TLS.
+fn untrusted(place: String, error: &rustls::Error) -> HubError {
+    let message = match error {
+        rustls::Error::InvalidCertificate(_) => format!(
+            "{error}; a file of certificates that SSL_CERT_FILE names is trusted in place of the \
+             built-in ones"
+        ),
+        rustls::Error::InvalidMessage(_) => format!("it does not speak TLS: {error}"),
+        rustls::Error::AlertReceived(_) | rustls::Error::PeerIncompatible(_) => {
+            format!("TLS: {error}")
+        }
+        _ => {
+            let message = format!("TLS: {error}");
+            return HubError::Network { place, message };
+        }
+    };
+    HubError::Tls { place, message }
 }
 
 fn roots(settings: &Settings) -> Result<RootCerts, HubError> {

@@ -10,6 +10,7 @@
 //!
 //! It blocks: callers give it a thread. It reads no clock but through [`clock::Clock`].
 
+mod answer;
 mod api;
 mod cache;
 pub mod clock;
@@ -17,6 +18,8 @@ mod digest;
 pub mod display;
 pub mod error;
 mod fetch;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod http;
 pub mod id;
 pub mod observe;

@@ -26,7 +26,7 @@ pub(crate) enum Failed {
 }
 
 impl From<HubError> for Failed {
-    /// Connections break and servers stumble; everything else stays as it is.
+    /// Connections break and servers stumble; everything else stays as it is, a wrong certificate too.
     fn from(error: HubError) -> Self {
         match error {
             HubError::Network { .. } => Self::Again {
@@ -110,7 +110,7 @@ pub(crate) fn unsuccessful(
 }
 
 /// Reads `Retry-After`: seconds or a date.
-fn seconds(text: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn seconds(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use crate::api::Remote;
+use crate::answer::Remote;
 use crate::error::HubError;
 use crate::id::{ModelId, is_path, shortened};
 

@@ -42,6 +42,11 @@ impl Settings {
         }
     }
 
+    /// The hub's address.
+    pub fn endpoint(&self) -> &str {
+        self.endpoint.as_str()
+    }
+
     /// What the environment says; `variable` looks one up. An empty variable is none.
     pub fn from_variables(
         variable: impl Fn(&str) -> Option<OsString>,

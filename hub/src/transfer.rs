@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use ureq::http::HeaderMap;
 
-use crate::api::{Api, Remote};
+use crate::answer::Remote;
+use crate::api::Api;
 use crate::cache::{BlobLock, Repo, folder_of};
 use crate::digest::{Hasher, PIECE_BYTES, copy};
 use crate::error::{HubError, is_full};
@@ -278,7 +279,7 @@ fn again(answer: &Answer, message: &str, advanced: bool) -> Failed {
 }
 
 /// Where the bytes of an answer begin and how long the whole file is, as far as its headers say.
-fn promised(status: u16, headers: &HeaderMap) -> Option<(u64, u64)> {
+pub(crate) fn promised(status: u16, headers: &HeaderMap) -> Option<(u64, u64)> {
     if status == 206 {
         let range = text(headers, "content-range")?;
         let (range, total) = range.strip_prefix("bytes ")?.split_once('/')?;

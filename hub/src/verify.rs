@@ -57,6 +57,23 @@ impl Report {
         self.files.iter().filter(is_bad)
     }
 
+    /// The files that there is no hash for.
+    pub fn unknown(&self) -> impl Iterator<Item = &Checked> {
+        let is_unknown = |file: &&Checked| matches!(file.verdict, Verdict::Unknown);
+        self.files.iter().filter(is_unknown)
+    }
+
+    /// Whether anything was compared with a hash, and all weights were.
+    pub fn is_verified(&self) -> bool {
+        self.unknown().count() < self.files.len()
+            && !self.unknown().any(|file| is_weights(&file.name))
+    }
+
+    /// Whether there are any weights.
+    pub fn has_weights(&self) -> bool {
+        self.files.iter().any(|file| is_weights(&file.name))
+    }
+
     /// How many files were compared with a hash and found good.
     pub fn good(&self) -> usize {
         let is_good = |file: &&Checked| matches!(file.verdict, Verdict::Good);
@@ -77,10 +94,12 @@ pub fn verify(folder: &Path, observer: &dyn Observer) -> Result<Report, HubError
         files.insert(name, (bytes, expected));
     }
     let hashed = files.values().filter(|(_, expected)| expected.is_some());
-    observer.note(&Event::Planned {
-        files: hashed.clone().count(),
-        bytes: hashed.fold(0, |sum, (bytes, _)| sum.saturating_add(*bytes)),
-    });
+    if hashed.clone().next().is_some() {
+        observer.note(&Event::Planned {
+            files: hashed.clone().count(),
+            bytes: hashed.fold(0, |sum, (bytes, _)| sum.saturating_add(*bytes)),
+        });
+    }
     let mut report = Report::default();
     for (name, (bytes, expected)) in &files {
         let verdict = check(&folder.join(name), name, expected.as_ref(), observer);
@@ -140,6 +159,11 @@ fn expected(folder: &Path, name: &str) -> Option<Digest> {
     }
     let notes = folder.join(".cache/huggingface/download");
     let note = fs::read_to_string(notes.join(format!("{name}.metadata"))).ok()?;
+    noted(&note)
+}
+
+/// The hash in a note.
+pub(crate) fn noted(note: &str) -> Option<Digest> {
     Digest::parse(note.lines().nth(1)?.trim())
 }
 
@@ -166,6 +190,10 @@ fn walk(folder: &Path, below: &str, names: &mut Vec<String>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_weights(name: &str) -> bool {
+    Path::new(name).extension() == Some("safetensors".as_ref())
 }
 
 fn missing_shards(folder: &Path) -> Vec<String> {

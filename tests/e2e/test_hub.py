@@ -178,6 +178,8 @@ def test_info_needs_only_configuration(hub, env):
     huge = command(env, "info", "org/demo", "--kv-cache-size", "900TiB")
     assert huge.returncode == 71, huge.stderr
     assert "does not fit" in huge.stdout
+    done = command(env, "verify", "org/demo")
+    assert done.returncode == 0 and done.stdout.endswith("; no weights among them\n"), done.stdout
     local = command(env, "info", str(DEMO))
     assert local.returncode == 0, local.stderr
     assert "stored         5.3 MiB of weights" in local.stdout
@@ -226,6 +228,7 @@ def test_a_hub_behind_tls_is_trusted_by_its_certificate(env, tmp_path):
         assert done.returncode == 0, done.stderr
         done = command(env | {"HF_HOME": str(tmp_path / "other")}, "download", "org/demo")
         assert done.returncode == 74 and "certificate" in done.stderr, done.stderr
+        assert "SSL_CERT_FILE" in done.stderr and "again in" not in done.stderr, done.stderr
     finally:
         hub.close()
 

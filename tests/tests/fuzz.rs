@@ -8,6 +8,16 @@ const ODD: &[u8] = &[0, 0x7f, 0x80, 0xff, b'"', b'{'];
 /// Changed inputs for each input of a corpus.
 const CHANGES: usize = 20_000;
 
+/// Every fuzzer: its name, and what takes the bytes.
+fn targets() -> impl Iterator<Item = &'static (&'static str, fn(&[u8]))> {
+    let targets = [
+        server::fuzz::TARGETS,
+        models::fuzz::TARGETS,
+        hub::fuzz::TARGETS,
+    ];
+    targets.into_iter().flatten()
+}
+
 /// The inputs of a fuzzer.
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -62,7 +72,7 @@ impl Numbers {
 
 #[test]
 fn hostile_bytes_are_answered() {
-    for (name, target) in server::fuzz::TARGETS.iter().chain(models::fuzz::TARGETS) {
+    for (name, target) in targets() {
         let corpus = corpus(name);
         let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
         for input in &corpus {
@@ -93,8 +103,7 @@ fn every_fuzzer_is_replayed() {
     });
     let mut files: Vec<String> = files.collect();
     files.sort();
-    let all = server::fuzz::TARGETS.iter().chain(models::fuzz::TARGETS);
-    let mut names: Vec<&str> = all.map(|(name, _)| *name).collect();
+    let mut names: Vec<&str> = targets().map(|(name, _)| *name).collect();
     names.sort_unstable();
     assert_eq!(files, names);
 }

@@ -127,7 +127,15 @@ fn folders_are_verified_by_the_notes_in_them() {
     let report = || verify(folder.path(), &Unobserved).unwrap();
     assert_eq!((report().files.len(), report().good()), (2, 1));
     assert!(matches!(report().files[1].verdict, Verdict::Unknown));
+    assert!(report().is_verified() && !report().has_weights());
+    let weights = folder.path().join("model.safetensors");
+    std::fs::write(&weights, "hello\n").unwrap();
+    assert!(!report().is_verified(), "no hash is known of the weights");
+    assert_eq!(report().unknown().count(), 2);
+    std::fs::remove_file(weights).unwrap();
     std::fs::write(folder.path().join("a.json"), "hullo\n").unwrap();
     assert_eq!(report().bad().count(), 1);
     assert!(verify(&folder.path().join("none"), &Unobserved).is_err());
+    std::fs::remove_dir_all(folder.path().join(".cache")).unwrap();
+    assert!(!report().is_verified(), "no hash is known of anything");
 }

@@ -1,13 +1,17 @@
 //! Bad days of a hub: what is tried again, what is not, what is left behind, and the exit code.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use hub::HubError;
+use hub::clock::{Clock, Stop, SystemClock};
+use hub::observe::Unobserved;
+use hub::{Hub, HubError, Revision, Want};
 
 use crate::server::{
-    Answer, COMMIT, Contents, FakeHub, Request, SHARD, assert_whole, files, ranged, shard_blob,
+    Answer, COMMIT, Contents, FakeHub, MODEL, Request, SHARD, assert_whole, files, ranged,
+    shard_blob,
 };
 
 /// A hub that answers differently the first `times` times that `is` holds.
@@ -178,6 +182,24 @@ fn lengths_that_differ_are_seen_before_the_bytes_come() {
     }
 }
 
+/// An answer that names no length could go on for as long as the disk has room.
+#[test]
+fn no_more_is_read_than_was_named() {
+    let endless = |_: &Request, contents: &Contents| {
+        let mut body = contents.files[SHARD].clone();
+        body.extend(vec![0; 4 << 20]);
+        let mut chunk = format!("{:x}\r\n", body.len()).into_bytes();
+        chunk.extend(body);
+        chunk.extend(b"\r\n0\r\n\r\n");
+        Answer::body(chunk).header("transfer-encoding", "chunked")
+    };
+    let hub = failing(usize::MAX, is_shard, endless);
+    let cache = tempfile::tempdir().unwrap();
+    let error = hub.client(cache.path()).fetch("main").unwrap_err();
+    assert!(error.to_string().contains("more bytes are sent"), "{error}");
+    assert_nothing_is_left(cache.path());
+}
+
 #[test]
 fn a_busy_hub_is_asked_again_when_it_says() {
     let busy = |_: &Request, _: &Contents| Answer::status(429).header("retry-after", "7");
@@ -323,10 +345,40 @@ fn a_cache_that_cannot_be_made_is_said() {
     }
 }
 
+/// Waits long, or until it is told to stop.
+#[derive(Default)]
+struct Patience(SystemClock);
+
+impl Clock for Patience {
+    fn now(&self) -> Duration {
+        self.0.now()
+    }
+
+    fn date(&self) -> SystemTime {
+        self.0.date()
+    }
+
+    fn wait(&self, _: Duration, stop: &Stop) {
+        self.0.wait(Duration::from_secs(30), stop);
+    }
+}
+
 #[test]
 fn one_failure_stops_the_other_files() {
-    let hub = failing(usize::MAX, is_shard, |_, _| Answer::status(403));
+    // One is refused for good; the other one would be tried again and again.
+    let hub = failing(
+        usize::MAX,
+        |request| request.is_cdn,
+        |request, _| Answer::status(if is_shard(request) { 403 } else { 503 }),
+    );
     let cache = tempfile::tempdir().unwrap();
-    let error = hub.client(cache.path()).fetch("main").unwrap_err();
+    let settings = hub.settings(cache.path(), &[]);
+    let client = Hub::with_clock(settings, Arc::new(Patience::default())).unwrap();
+    let (model, main) = (MODEL.parse().unwrap(), Revision::default());
+    let error = client.fetch(&model, &main, Want::Everything, &Unobserved);
+    let error = error.unwrap_err();
     assert!(matches!(error, HubError::Refused { .. }), "{error}");
+    let others = hub.requests().into_iter();
+    let others = others.filter(|request| request.is_cdn && !is_shard(request));
+    assert!(others.count() <= 1);
 }

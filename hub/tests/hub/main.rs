@@ -10,3 +10,4 @@ mod processes;
 mod secrets;
 mod server;
 mod shown;
+mod tls;

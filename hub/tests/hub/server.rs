@@ -242,7 +242,7 @@ impl FakeHub {
     pub(crate) fn settings(&self, cache: &Path, more: &[(&str, &str)]) -> Settings {
         let endpoint = [("HF_ENDPOINT", self.contents.hub.as_str())];
         let variable = |name: &str| {
-            let pairs = endpoint.iter().chain(more);
+            let pairs = more.iter().chain(&endpoint);
             let mut found = pairs.filter(|(key, _)| *key == name);
             found.next().map(|(_, value)| OsString::from(value))
         };
@@ -410,7 +410,7 @@ fn send(mut stream: &TcpStream, answer: &Answer) -> std::io::Result<()> {
         answer.status
     )?;
     let told = |name: &str| answer.headers.iter().any(|(header, _)| *header == name);
-    if !told("content-length") {
+    if !told("content-length") && !told("transfer-encoding") {
         write!(stream, "content-length: {}\r\n", answer.body.len())?;
     }
     for (name, value) in &answer.headers {
