@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 
 from dockerfile import BINARY, ROOT
@@ -73,6 +74,20 @@ def allowed(name: str) -> set[str]:
     return set().union(*inner)
 
 
+def receive(manager: socket.socket) -> bytes:
+    try:
+        return manager.recv(256)
+    except BlockingIOError:
+        return b""
+
+
+def test_the_unit_waits_to_hear_from_the_server():
+    text = UNIT.read_text()
+    for line in ("Type=notify", "WatchdogSec=30s", "TimeoutStartSec=infinity"):
+        assert f"\n{line}\n" in text
+    assert "NotifyAccess" not in text, "the main process alone is heard, which is the default"
+
+
 def test_the_filter_allows_what_the_server_calls(tmp_path):
     """Every system call of a start, a health check and a drain, as strace saw them."""
     take, leave = re.findall(r"^SystemCallFilter=(.*)$", UNIT.read_text(), re.M)
@@ -80,11 +95,19 @@ def test_the_filter_allows_what_the_server_calls(tmp_path):
     sets -= set().union(*(allowed(name) for name in leave.removeprefix("~").split()))
     assert 200 < len(sets) and "reboot" not in sets
     port, log = str(free_port()), tmp_path / "calls"
-    server = subprocess.Popen(["strace", "-f", "-qq", "-o", log, BINARY, "serve", "--port", port])
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    env = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+    words = ["strace", "-f", "-qq", "-o", log, BINARY, "serve", "--port", port]
+    server = subprocess.Popen(words, env=env)
     wait_for(f"http://127.0.0.1:{port}/ready")
     subprocess.run([BINARY, "health", "--port", port], check=True)
     os.kill(int(log.read_text().split(None, 1)[0]), signal.SIGTERM)
     assert server.wait(timeout=30) == 0
+    manager.setblocking(False)
+    heard = list(iter(lambda: receive(manager), b""))
+    assert any(message.startswith(b"READY=1\n") for message in heard), heard
+    assert b"WATCHDOG=1" in heard and heard[-1].startswith(b"STOPPING=1\n"), heard
     called = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.M))
     assert {"execve", "accept4", "futex"} <= called
     assert called <= sets

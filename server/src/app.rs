@@ -13,6 +13,7 @@ use crate::arriving::Parts;
 use crate::health::Readiness;
 use crate::lifecycle::Lifecycle;
 use crate::limits::Limits;
+use crate::manager::Manager;
 use crate::registry::Registry;
 use crate::security::Security;
 use crate::status::Fault;
@@ -45,6 +46,8 @@ pub struct App {
     /// Ends answers that nobody reads.
     pub(crate) sweeper: Sweeper,
     pub(crate) ids: Ids,
+    /// Who started the process and wants to hear of it.
+    pub manager: Manager,
     /// Who is told of calls that ended.
     pub spans: Option<SpanSink>,
     /// Seconds since 1970 as templates see them.
@@ -67,6 +70,7 @@ impl App {
             running: Running::default(),
             sweeper: Sweeper::default(),
             ids: Ids::default(),
+            manager: Manager::default(),
             spans: None,
             now: engine::clock::unix_seconds,
         }

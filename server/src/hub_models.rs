@@ -26,7 +26,7 @@ pub(crate) fn with_folders(mut config: Config) -> Result<Config, Failure> {
         let watch = Watch::new(&hub, model.as_str(), format, print);
         let fetched = hub.fetch(model, revision, want, watch.observer());
         watch.end();
-        let Snapshot { folder, commit, .. } = fetched.map_err(|error| failed(&error))?;
+        let Snapshot { folder, commit, .. } = fetched.map_err(|error| asked(model, &error))?;
         tracing::info!(
             model = source.name,
             id = model.as_str(),
@@ -40,24 +40,46 @@ pub(crate) fn with_folders(mut config: Config) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Puts a folder in the place of every model of the hub that the cache has, and leaves out the others.
-pub(crate) fn cached(mut config: Config) -> Result<Config, Failure> {
+/// Puts a folder in the place of every model of the hub that the cache has, and leaves out the others;
+/// `say` is told what a start would do about each. Nobody is asked.
+pub(crate) fn cached(mut config: Config, say: &mut dyn FnMut(&str)) -> Result<Config, Failure> {
     let want = wanted(&config);
-    let cache = config.hub_cache.clone();
-    let mut failure = None;
-    config.models.retain_mut(|source| {
+    for mut source in std::mem::take(&mut config.models) {
         let Files::Hub(model, revision) = &source.files else {
-            return true;
+            config.models.push(source);
+            continue;
         };
-        let hub = open(cache.clone()).map_err(|error| failure = Some(error));
-        let found = hub.ok().and_then(|hub| hub.cached(model, revision, want));
-        let Some(snapshot) = found else {
-            return false;
-        };
-        source.files = Files::Folder(snapshot.folder);
-        true
-    });
-    failure.map_or(Ok(config), Err)
+        let hub = open(config.hub_cache.clone())?;
+        let cache = hub.settings().cache.display();
+        let found = hub.cached(model, revision, want);
+        let is_settled = hub.settings().offline || revision.commit().is_some();
+        match found {
+            Some(Snapshot { folder, commit, .. }) => {
+                say(&if is_settled {
+                    format!("{}: commit {commit} in the cache {cache}", source.name)
+                } else {
+                    let endpoint = hub.settings().endpoint();
+                    format!(
+                        "{}: commit {commit} in the cache {cache}, unless {endpoint} names a newer \
+                         one for {revision}",
+                        source.name
+                    )
+                });
+                source.files = Files::Folder(folder);
+                config.models.push(source);
+            }
+            None if hub.settings().offline => return Err(failed(&hub.offline(model, revision))),
+            None => {
+                let endpoint = hub.settings().endpoint();
+                say(&format!(
+                    "{}: not in the cache {cache}; a start downloads {model} at {revision} from \
+                     {endpoint}, and what it is shows only then",
+                    source.name
+                ));
+            }
+        }
+    }
+    Ok(config)
 }
 
 fn wanted(config: &Config) -> Want {
@@ -89,6 +111,17 @@ pub(crate) fn fetch(
 #[expect(clippy::print_stderr, reason = "of a command, which has no logs")]
 pub(crate) fn say(line: &str) {
     eprintln!("{line}");
+}
+
+/// The last words about a model that was taken for one of the hub.
+fn asked(model: &ModelId, error: &HubError) -> Failure {
+    let Failure { message, exit_code } = failed(error);
+    let message = if model.as_str().contains('/') {
+        message
+    } else {
+        format!("{message}; here is no folder {model}, so the hub was asked")
+    };
+    Failure { message, exit_code }
 }
 
 /// The last words about a failed download.

@@ -29,6 +29,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod load;
 pub mod logs;
+pub mod manager;
 mod method;
 pub mod metrics;
 #[cfg(feature = "otlp")]

@@ -140,13 +140,16 @@ pub fn settings(settings: &[Setting]) -> Settings {
 }
 
 impl Settings {
-    /// Writes the line.
-    pub fn log(self) {
-        tracing::info!(
-            given = self.given,
-            defaults = self.defaults,
-            "configuration"
-        );
+    /// Writes the line; for people without what nobody set, which `--help` has.
+    pub fn log(self, format: LogFormat) {
+        let Self { given, defaults } = self;
+        match format {
+            LogFormat::Json => tracing::info!(given, defaults, "configuration"),
+            LogFormat::Text if given.is_empty() => {
+                tracing::info!("configuration: all defaults");
+            }
+            LogFormat::Text => tracing::info!(given, "configuration; all else is default"),
+        }
     }
 }
 

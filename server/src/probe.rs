@@ -46,7 +46,7 @@ pub async fn ask(args: &HealthArgs) -> Answer {
     };
     let channel = match endpoint.connect().await {
         Ok(channel) => channel,
-        Err(error) => return Answer::Unreachable(format!("{address}: {error}")),
+        Err(error) => return Answer::Unreachable(format!("{address}: {}", innermost(&error))),
     };
     let request = HealthCheckRequest {
         service: args.service.clone(),
@@ -56,6 +56,15 @@ pub async fn ask(args: &HealthArgs) -> Answer {
         Ok(answer) => Answer::NotServing(answer.get_ref().status().as_str_name().to_owned()),
         Err(status) => Answer::NoAnswer(format!("{:?}: {}", status.code(), status.message())),
     }
+}
+
+/// What happened, below what only says that something did.
+fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner
 }
 
 fn endpoint(args: &HealthArgs, address: &str) -> Result<Endpoint, String> {

@@ -12,7 +12,7 @@ use crate::clock::Deadline;
 use crate::edge::Edge;
 use crate::metrics::UPKEEP_INTERVAL;
 use crate::transport::{Entrance, Listeners, Socket, Stages};
-use crate::{grpc, health, series};
+use crate::{grpc, health, manager, series};
 
 /// What calls have, after they were aborted, to tell their clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -35,6 +35,7 @@ pub async fn serve(
     let health = tokio::spawn(async move { health::follow(&followed, &reporter, &stopped).await });
     let swept = Arc::clone(&app);
     tasks.spawn(async move { swept.sweeper.run(&swept).await });
+    tasks.spawn(manager::follow(Arc::clone(&app), stop.clone()));
     let security = Arc::clone(&app.security);
     if let Some(tls) = security.tls.clone() {
         tasks.spawn(tls.follow(security.reload_interval));
@@ -61,6 +62,7 @@ pub async fn serve(
         () = app.lifecycle.abort.cancelled() => {}
     }
     let end = Deadline::after(app.limits.drain_timeout);
+    app.manager.stopping();
     // Health turns before anything is refused, so that routers look elsewhere first.
     stop.cancel();
     health.await.map_err(io::Error::other)?;

@@ -48,7 +48,8 @@ pub enum Command {
     /// Download a model of the Hugging Face hub, and print its folder.
     #[cfg(feature = "hub")]
     Download(inspect::DownloadArgs),
-    /// Hash the files of a model, in the cache or in a folder, and compare with what is known of them.
+    /// Hash the files of a model, in the cache or in a folder, and compare with what is known of them:
+    /// exits with 0 if all weights are good, 65 if a file is bad, 78 if no hash of weights is known.
     #[cfg(feature = "hub")]
     Verify(inspect::VerifyArgs),
     /// Say what a model is, what memory it takes with these flags, and whether this machine has it.
@@ -234,6 +235,13 @@ mod tests {
         };
         assert_eq!(address(&["--port", "8080"]), "127.0.0.1:8080");
         assert_eq!(address(&["--port", "8080", "--addr", "a:1"]), "a:1");
+        let plain = ["--port", "8080", "--health-port", "9"];
+        assert_eq!(address(&plain), "127.0.0.1:9");
+        let tls = [&plain[..], &["--tls-ca", "ca.pem"]].concat();
+        assert_eq!(address(&tls), "127.0.0.1:8080");
+        let port = |name| health.get_arguments().find(|arg| arg.get_id() == name);
+        let variable = port("health_port").unwrap().get_env();
+        assert_eq!(variable, Some("HEALTH_PORT".as_ref()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `paternoster serve`: the table of contents of a server's life.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use crate::config::{Config, LogFormat, Machine};
 use crate::exit::{Exit, Failure};
 use crate::lifecycle::Lifecycle;
 use crate::load::{self, EngineFailure, Started, StartedEngine};
-use crate::security::Security;
+use crate::manager::Manager;
+use crate::security::{Security, SecurityConfig};
 use crate::trace::SpanSink;
 use crate::transport::{Listeners, UnixSocket};
 use crate::{logs, metrics, serve};
@@ -36,7 +37,7 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
     }
     let logs = logs::install(config.log_format);
     tokio::spawn(logs.reporting());
-    settings.log();
+    settings.log(config.log_format);
     let lifecycle = Lifecycle::default();
     tokio::spawn(lifecycle.clone().follow(signals()));
     let recorder = metrics::install(&config.metrics_compat);
@@ -44,16 +45,22 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
     let listeners = listen(&config).await?;
     let address = listeners.main.local_addr().map_err(Failure::system)?;
     logs::loading(address, config.models.len());
+    let manager = Manager::of(|name| std::env::var_os(name));
+    manager.loading();
     let limits = config.limits.clone();
     let spans = spans(&config)?;
     let format = config.log_format;
     let started = tokio::select! {
         started = start(config) => started?,
         // Nobody was served yet, so nobody is waited for.
-        () = lifecycle.drain_asked.cancelled() => return Ok(()),
+        () = lifecycle.drain_asked.cancelled() => {
+            manager.stopping();
+            return Ok(());
+        }
     };
     let mut app = App::new(started.registry, limits, recorder);
     app.lifecycle = lifecycle;
+    app.manager = manager;
     app.security = security;
     app.spans = spans.sink;
     let app = Arc::new(app);
@@ -113,7 +120,8 @@ fn spans(_: &Config) -> Result<Spans, Failure> {
 #[expect(clippy::print_stdout, reason = "the answer of this command")]
 fn check(config: &Config) -> Result<(), Failure> {
     load_security(config)?;
-    load::check(&known(config)?).map_err(|error| Failure::new(error.cause.exit(), error))?;
+    let known = known(config, &mut |line| println!("{line}"))?;
+    load::check(&known).map_err(|error| Failure::new(error.cause.exit(), error))?;
     println!("configuration ok");
     Ok(())
 }
@@ -139,7 +147,20 @@ fn secure(config: &Config) -> Result<Arc<Security>, Failure> {
 
 fn load_security(config: &Config) -> Result<Security, Failure> {
     let loaded = Security::load(config.security.clone(), EdgeClock::default());
-    loaded.map_err(|error| Failure::new(Exit::Config, error))
+    loaded.map_err(|error| {
+        let flag = flag_of(&config.security, &error.path);
+        Failure::new(Exit::Config, format!("--{flag} {error}"))
+    })
+}
+
+/// Who named this file.
+fn flag_of(security: &SecurityConfig, path: &Path) -> &'static str {
+    match &security.tls {
+        Some(files) if files.cert == path => "tls-cert",
+        Some(files) if files.key == path => "tls-key",
+        Some(files) if files.client_ca.as_deref() == Some(path) => "tls-client-ca",
+        _ => "api-keys-file",
+    }
 }
 
 /// Takes the addresses before anything is loaded, so that a taken one is said at once.
@@ -183,13 +204,13 @@ fn with_folders(config: Config) -> Result<Config, Failure> {
 
 /// What can be known of the models without a download.
 #[cfg(feature = "hub")]
-fn known(config: &Config) -> Result<Config, Failure> {
-    crate::hub_models::cached(config.clone())
+fn known(config: &Config, say: &mut dyn FnMut(&str)) -> Result<Config, Failure> {
+    crate::hub_models::cached(config.clone(), say)
 }
 
 #[cfg(not(feature = "hub"))]
 #[expect(clippy::unnecessary_wraps, reason = "as of the other build")]
-fn known(config: &Config) -> Result<Config, Failure> {
+fn known(config: &Config, _: &mut dyn FnMut(&str)) -> Result<Config, Failure> {
     Ok(config.clone())
 }
 

@@ -7,9 +7,11 @@ use hub::display::human;
 use hub::verify::{Report, Verdict, verify};
 
 use crate::args::inspect::VerifyArgs;
-use crate::config::{LogFormat, Place, on_hub};
+use crate::args::model::LoadFormat;
+use crate::config::{Asked, Batching, Files, LogFormat, Place, on_hub};
 use crate::exit::{Exit, Failure};
 use crate::hub_models::{self, Watch};
+use crate::load;
 
 /// Hashes a model's files and says which are not what they should be.
 pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
@@ -35,22 +37,46 @@ fn check(args: VerifyArgs) -> Result<(), Failure> {
         let message = format!("{} is not in the cache {cache}", args.model);
         return Err(Failure::new(Exit::Config, message));
     }
-    let mut bad = 0;
-    for folder in &folders {
+    let (mut bad, mut unverified) = (0, Vec::new());
+    for folder in folders {
         let watch = Watch::new(&hub, "verify", LogFormat::Text, hub_models::say);
-        let report = verify(folder, watch.observer());
+        let report = verify(&folder, watch.observer());
         watch.end();
         let report = report.map_err(|error| hub_models::failed(&error))?;
         bad += report.bad().count();
-        answer(&text(folder, &report));
-    }
-    match bad {
-        0 => Ok(()),
-        bad => {
-            let message = format!("{}: {bad} files are not what they should be", args.model);
-            Err(Failure::new(Exit::Data, message))
+        answer(&text(&folder, &report));
+        if !report.is_verified() {
+            unverified.push((folder, report));
         }
     }
+    if bad > 0 {
+        let message = format!("{}: {bad} files are not what they should be", args.model);
+        return Err(Failure::new(Exit::Data, message));
+    }
+    unverified
+        .first()
+        .map_or(Ok(()), |(folder, report)| Err(unverifiable(folder, report)))
+}
+
+/// What can be said where no hash is known of the weights: whether they are a model at all.
+fn unverifiable(folder: &Path, report: &Report) -> Failure {
+    let folder_name = folder.display();
+    let architecture = match load::fits(&Files::Folder(folder.to_owned()), ASKED) {
+        Ok(architecture) => architecture,
+        Err(cause) => return Failure::new(cause.exit(), format!("{folder_name}: {cause}")),
+    };
+    let names: Vec<&str> = report.unknown().map(|file| file.name.as_str()).collect();
+    let more = match names.len().saturating_sub(NAMES_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let names = names[..names.len().min(NAMES_MAX)].join(", ");
+    let message = format!(
+        "{folder_name}: nothing to verify against: no hash is known of {names}{more}. The files fit \
+         together as {architecture}, but only a download from the hub leaves hashes: `paternoster \
+         download`, or `hf download --local-dir`",
+    );
+    Failure::new(Exit::Config, message)
 }
 
 /// A line for each bad file, and one for the folder.
@@ -75,8 +101,31 @@ fn text(folder: &Path, report: &Report) -> String {
         human(bytes),
         all - good - bad,
     );
+    if !report.has_weights() {
+        text.push_str("; no weights among them");
+    }
     text
 }
+
+/// Any flags: files fit together by themselves.
+const ASKED: Asked = Asked {
+    dtype: None,
+    load_format: LoadFormat::Safetensors,
+    batching: Batching {
+        context_max: None,
+        step_tokens_max: 1,
+        running_max: 1,
+        waiting_max: 1,
+        encode_tokens_max: 1,
+        encode_inputs_max: 1,
+        // As much as any model's context takes.
+        kv_cache_bytes: 1 << 40,
+        threads: 1,
+        tokenization_workers: 1,
+    },
+};
+/// Names of files in a message.
+const NAMES_MAX: usize = 4;
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]
 fn answer(text: &str) {

@@ -127,8 +127,24 @@ pub(crate) fn files(id: &str, place: Place<'_>) -> Result<Files, ConfigError> {
     #[cfg(not(feature = "hub"))]
     Err(ConfigError {
         flag: "model-id",
-        message: format!("{id} is not a folder (this binary was built without the hub)"),
+        message: format!("{} (this binary was built without the hub)", no_model(id)),
     })
+}
+
+/// Why `id` is nothing that could be served.
+fn no_model(id: &str) -> String {
+    let path = Path::new(id);
+    if id.is_empty() {
+        "is empty; without it and without MODEL_ID the demo models are served".to_owned()
+    } else if path.is_file() {
+        format!(
+            "{id} is a file; give the folder that has config.json, a tokenizer and *.safetensors"
+        )
+    } else if id.starts_with(['/', '.', '~']) {
+        format!("{id} is not a folder: there is none of this name")
+    } else {
+        format!("{id} is not a folder, and not a model of the hub (org/name)")
+    }
 }
 
 /// The model that `id` is on the hub.
@@ -139,8 +155,7 @@ pub(crate) fn on_hub(
 ) -> Result<(hub::ModelId, hub::Revision), ConfigError> {
     let error = |flag, message| Err(ConfigError { flag, message });
     let Ok(model) = id.parse::<hub::ModelId>() else {
-        let message = format!("{id} is not a folder, and not a model of the hub (org/name)");
-        return error("model-id", message);
+        return error("model-id", no_model(id));
     };
     let revision = match place.revision {
         None => hub::Revision::default(),

@@ -35,6 +35,13 @@ pub(crate) fn about(source: &Files, asked: Asked) -> Result<About, Cause> {
     })
 }
 
+/// What the files are a model of, as far as that shows without loading it.
+#[cfg(feature = "hub")]
+pub(crate) fn fits(source: &Files, asked: Asked) -> Result<String, Cause> {
+    let options = options(asked, &Threads::new(1));
+    Ok(models::load::check(&files(source), &options)?.architecture)
+}
+
 /// What is told of it.
 pub(super) fn facts(info: &ModelInfo, revision: &str) -> Facts {
     Facts {

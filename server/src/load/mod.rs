@@ -21,6 +21,8 @@ use about::{dtype_name, facts, task};
 use loader::{FirstFailure, Loader, files, options};
 use text::Text;
 
+#[cfg(feature = "hub")]
+pub(crate) use about::fits;
 pub(crate) use about::{About, about};
 pub use cause::{Cause, StartError};
 

@@ -2,11 +2,10 @@
 //! counts most wins, and what is in effect is logged once.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Command, Output};
 
 /// Runs `paternoster serve` to its end, with no variable but these.
-fn serve(flags: &[&str], variables: &[(&str, &str)]) -> Output {
+pub(crate) fn serve(flags: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_paternoster"))
         .arg("serve")
         .args(flags)
@@ -16,7 +15,7 @@ fn serve(flags: &[&str], variables: &[(&str, &str)]) -> Output {
         .unwrap()
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -178,53 +177,4 @@ fn the_configuration_is_logged_once_with_its_sources() {
             .unwrap()
             .contains("hostname=127.0.0.1")
     );
-}
-
-/// Writes a model's folder that can be served, or lacks one thing.
-fn model(folder: &Path, config: &str) {
-    std::fs::create_dir_all(folder).unwrap();
-    std::fs::write(folder.join("config.json"), config).unwrap();
-}
-
-#[test]
-fn a_check_says_what_serving_would_say() {
-    let folder = tempfile::tempdir().unwrap();
-    let good = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-        "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 128,
-        "rms_norm_eps": 1e-5}"#;
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    model(&folder.path().join("good"), good);
-    model(&folder.path().join("cut"), "{\"architectures\": [");
-    model(
-        &folder.path().join("strange"),
-        &good.replace("Llama", "Mamba").replace("llama", "mamba"),
-    );
-    let check = |flags: &[&str]| {
-        let output = serve(&[flags, &["--check-config"]].concat(), &[]);
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.code(), printed, said(&output))
-    };
-    let ok = "configuration ok\n".to_owned();
-    assert_eq!(check(&[]), (Some(0), ok.clone(), String::new()));
-    let dummy = ["--load-format", "dummy", "--model-id"];
-    let checked = check(&[&dummy[..], &[&path("good")]].concat());
-    assert_eq!(checked, (Some(0), ok, String::new()));
-    for (flags, code, message) in [
-        (vec!["--model-id", "/none"], 78, "/none"),
-        (vec!["--model-id", &path("cut")], 78, "config.json"),
-        (vec!["--model-id", &path("strange")], 78, "Mamba"),
-        // Its weights are missing.
-        (vec!["--model-id", &path("good")], 78, "safetensors"),
-    ] {
-        let (found, printed, said) = check(&flags);
-        assert_eq!(
-            (found, printed.as_str()),
-            (Some(code), ""),
-            "{flags:?}: {said}"
-        );
-        assert!(said.contains(message), "{said}");
-        let served = serve(&[&flags[..], &["--port", "0"]].concat(), &[]);
-        assert_eq!(served.status.code(), Some(code), "{flags:?}");
-    }
 }

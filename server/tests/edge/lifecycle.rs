@@ -302,6 +302,7 @@ async fn the_health_command_answers_by_its_exit_code() {
     let world = World::ready().await;
     let ask = |addr: String, service: &str| server::args::health::HealthArgs {
         addr: Some(addr),
+        health_port: None,
         port: 1,
         service: service.to_owned(),
         timeout: Duration::from_secs(5),
@@ -314,7 +315,13 @@ async fn the_health_command_answers_by_its_exit_code() {
     let code = async |args| server::probe::ask(&args).await.code_and_text().0;
     assert_eq!(code(ask(address.clone(), INFERENCE)).await, 0);
     assert_eq!(code(ask("no address".to_owned(), "")).await, 1);
-    assert_eq!(code(ask("127.0.0.1:1".to_owned(), "")).await, 2);
+    let nobody = server::probe::ask(&ask("127.0.0.1:1".to_owned(), "")).await;
+    let (code_of_nobody, text) = nobody.code_and_text();
+    assert_eq!(code_of_nobody, 2);
+    assert!(
+        text.starts_with("127.0.0.1:1: Connection refused"),
+        "{text}"
+    );
     assert_eq!(code(ask(address.clone(), "nobody")).await, 3);
     world.device.fail_starts(100);
     world.device.fail_next(engine::fake::Fault::Error);

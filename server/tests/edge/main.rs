@@ -10,6 +10,7 @@
 mod ahead;
 mod bench;
 mod cache;
+mod checks;
 mod configuration;
 mod connections;
 mod embed;
@@ -21,6 +22,7 @@ mod journal;
 mod keys;
 mod lifecycle;
 mod lines;
+mod manager;
 mod quotas;
 mod rank;
 mod raw;

@@ -365,6 +365,7 @@ async fn the_health_command_speaks_tls() {
         let path = |name: &str| Some(folder.path(name));
         let args = server::args::health::HealthArgs {
             addr: Some(world.address.to_string()),
+            health_port: None,
             port: 1,
             service: String::new(),
             timeout: Duration::from_secs(5),

@@ -19,6 +19,7 @@ use server::app::App;
 use server::args::observability::MetricsCompat;
 use server::byte_tokenizer;
 use server::limits::Limits;
+use server::manager::Manager;
 use server::registry::{Decoder, Encoder, Facts, Registry, Served, Task, TextTools, Vectors};
 use server::security::Security;
 use server::text::chat::ChatTemplate;
@@ -72,6 +73,8 @@ pub(crate) struct Plan {
     pub(crate) unix: Option<UnixSocket>,
     /// Who may do what.
     pub(crate) security: Arc<Security>,
+    /// Who hears of it.
+    pub(crate) manager: Manager,
     /// How its client knows the server, where that speaks TLS.
     pub(crate) trust: Option<ClientTlsConfig>,
 }
@@ -129,6 +132,7 @@ impl Default for Plan {
             probes: None,
             unix: None,
             security: Arc::default(),
+            manager: Manager::default(),
             trust: None,
         }
     }
@@ -190,6 +194,7 @@ impl World {
         let files_read = Arc::new(AtomicUsize::new(0));
         let (limits, spans) = (plan.limits.clone(), plan.spans.clone());
         let (probes, unix) = (plan.probes.take(), plan.unix.take());
+        let manager = std::mem::take(&mut plan.manager);
         let (security, trust) = (Arc::clone(&plan.security), plan.trust.take());
         let text = |chat| text_tools(plan.tokenizer.clone(), chat, &files_read);
         let chat = ChatTemplate::from_config(TEMPLATE.as_bytes(), None).unwrap();
@@ -210,6 +215,7 @@ impl World {
         app.now = || TODAY;
         app.security = security;
         app.spans = spans;
+        app.manager = manager;
         let app = Arc::new(app);
         let main = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = main.local_addr().unwrap();
