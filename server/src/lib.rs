@@ -18,6 +18,7 @@ pub mod config;
 pub mod dialects;
 mod edge;
 pub mod exit;
+mod failpoints;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod grpc;

@@ -23,7 +23,7 @@ use crate::manager::Manager;
 use crate::security::{Security, SecurityConfig};
 use crate::trace::SpanSink;
 use crate::transport::{Listeners, UnixSocket};
-use crate::{logs, metrics, serve};
+use crate::{failpoints, logs, metrics, serve};
 
 /// Serves until it is told to stop, or until an engine is down for good.
 pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure> {
@@ -38,6 +38,7 @@ pub(super) async fn run(args: ServeArgs, machine: Machine) -> Result<(), Failure
     let logs = logs::install(config.log_format);
     tokio::spawn(logs.reporting());
     settings.log(config.log_format);
+    failpoints::check().map_err(|error| Failure::new(Exit::Config, error))?;
     let lifecycle = Lifecycle::default();
     tokio::spawn(lifecycle.clone().follow(signals()));
     let recorder = metrics::install(&config.metrics_compat);

@@ -11,6 +11,7 @@ use models::load::{LoadError, LoadOptions, Loaded, Threads, Wanted};
 
 use crate::args::model::{Dtype, LoadFormat, Pooling};
 use crate::config::{Asked, Files};
+use crate::failpoints;
 
 /// Tokens of one KV block; see `docs/adr`.
 pub(super) const BLOCK_TOKENS: u32 = 16;
@@ -42,6 +43,7 @@ impl FirstFailure {
 
 impl Loader {
     fn load(&self) -> Result<Loaded, ExecutorError> {
+        failpoints::load()?;
         models::load::load(&self.files, &self.options)
             .map(|(loaded, _)| loaded)
             .map_err(|error| {
@@ -56,14 +58,14 @@ impl Loader {
 
     pub(super) fn decoder(self) -> Factory<dyn Executor> {
         Box::new(move || match self.load()? {
-            Loaded::Decoder(executor) => Ok(executor),
+            Loaded::Decoder(executor) => Ok(failpoints::executor(executor)),
             Loaded::Encoder(_) => Err(changed()),
         })
     }
 
     pub(super) fn encoder(self) -> Factory<dyn Encoder> {
         Box::new(move || match self.load()? {
-            Loaded::Encoder(encoder) => Ok(encoder),
+            Loaded::Encoder(encoder) => Ok(failpoints::encoder(encoder)),
             Loaded::Decoder(_) => Err(changed()),
         })
     }

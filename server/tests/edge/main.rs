@@ -14,6 +14,8 @@ mod checks;
 mod configuration;
 mod connections;
 mod embed;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod faults;
 mod generate;
 mod hostile;
