@@ -111,6 +111,7 @@ fn text(folder: &Path, report: &Report) -> String {
 const ASKED: Asked = Asked {
     dtype: None,
     load_format: LoadFormat::Safetensors,
+    pooling: None,
     batching: Batching {
         context_max: None,
         step_tokens_max: 1,
