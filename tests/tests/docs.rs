@@ -241,7 +241,8 @@ fn the_health_flags_are_in_the_operating_page() {
             "--{flag} is not explained"
         );
         // The page says which of them reads the environment.
-        assert_eq!(argument.get_env().is_some(), flag == "port", "--{flag}");
+        let reads = matches!(flag, "port" | "health-port");
+        assert_eq!(argument.get_env().is_some(), reads, "--{flag}");
     }
     for name in ["info", "download", "verify"] {
         let command = command.find_subcommand(name).expect("a sub-command");
