@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use scheduler::encode::EncodeLimits;
 use scheduler::limits::Limits;
+use scheduler::policy::Policy;
 
 use crate::clock::{Clock, SystemClock};
 
@@ -77,6 +78,8 @@ pub struct EngineConfig {
     pub identity: Identity,
     /// The scheduler's bounds.
     pub limits: Limits,
+    /// The scheduler's choices.
+    pub policy: Policy,
     /// How long progress may lie unread before its stream is aborted with
     /// [`End::Stalled`](crate::handle::End::Stalled).
     pub stall_timeout: Duration,
@@ -89,12 +92,14 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// The defaults: 30 s for stalls, those of [`Timeouts`] and [`Restarts`], the system's clock.
+    /// The defaults: those of [`Policy`], 30 s for stalls, those of [`Timeouts`] and [`Restarts`], the
+    /// system's clock.
     pub fn new(name: impl Into<String>, limits: Limits) -> Self {
         Self {
             name: name.into(),
             identity: Identity::default(),
             limits,
+            policy: Policy::default(),
             stall_timeout: Duration::from_secs(30),
             timeouts: Timeouts::default(),
             restarts: Restarts::default(),

@@ -92,6 +92,7 @@ impl Decoder {
             arrived,
             deadline: request.timeout.map(|timeout| after(arrived, timeout)),
             tenant: request.tenant,
+            weight: request.weight,
             mailbox: Arc::clone(&mailbox),
             generated: Vec::new(),
             pending: None,

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use scheduler::plan::Stats;
+use scheduler::policy::Weight;
 use scheduler::request::{Finish, Priority, Reject, RequestId, Token};
 use tokio::sync::{oneshot, watch};
 
@@ -33,6 +34,8 @@ pub struct Generate {
     pub timeout: Option<Duration>,
     /// Whose it is; the empty string is the default tenant.
     pub tenant: String,
+    /// What its tenant counts from now on beside others.
+    pub weight: Weight,
     /// Separates prefix-cache entries; requests share blocks only with equal salts.
     pub cache_salt: String,
 }

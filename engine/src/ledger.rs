@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use scheduler::hash::{BlockHash, Scatter};
+use scheduler::policy::Weight;
 use scheduler::request::{Micros, Priority, Request, RequestId, TenantId, Token};
 
 use crate::handle::{End, Generated};
@@ -27,6 +28,7 @@ pub(crate) struct Stream {
     pub(crate) arrived: Micros,
     pub(crate) deadline: Option<Micros>,
     pub(crate) tenant: String,
+    pub(crate) weight: Weight,
     pub(crate) root: BlockHash,
     pub(crate) mailbox: Arc<Mailbox>,
     /// What the reader was given.

@@ -34,7 +34,7 @@ use handle::{Completion, EncodeHandle, Factory, Handle};
 use run_encoder::EncodeEngine;
 
 // The vocabulary of the boundary, so that `server` needs no arrow to `scheduler`.
-pub use scheduler::{encode, limits, plan, request};
+pub use scheduler::{encode, limits, plan, policy, request};
 
 /// Starts a decoder's engine: a thread on which `factory` makes the executor, and which then runs
 /// its steps. Install the metrics recorder before; its handles are made here.

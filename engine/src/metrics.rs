@@ -147,8 +147,8 @@ pub(crate) const EVICTIONS: Metric = counter(
 pub(crate) const ADMISSION_REJECTS: Metric = counter(
     "paternoster_admission_rejects_total",
     &["model", "reason"],
-    "Requests and inputs refused: queue_full, too_long, exceeds_pool, empty_prompt, expired, \
-     draining, unavailable.",
+    "Requests and inputs refused: queue_full, queue_tokens_full, share_full, wait_too_long, too_long, \
+     exceeds_pool, empty_prompt, expired, draining, unavailable.",
 );
 pub(crate) const REQUESTS_FINISHED: Metric = counter(
     "paternoster_requests_finished_total",

@@ -48,6 +48,11 @@ impl FrameMetrics {
     pub(crate) fn refused(&self, refusal: &Refusal) {
         self.rejects.add(match refusal {
             Refusal::Reject(Reject::QueueFull { .. }) => "queue_full",
+            Refusal::Reject(Reject::ShareFull { .. } | Reject::ShareTokensFull { .. }) => {
+                "share_full"
+            }
+            Refusal::Reject(Reject::QueueTokensFull { .. }) => "queue_tokens_full",
+            Refusal::Reject(Reject::WaitTooLong { .. }) => "wait_too_long",
             Refusal::Reject(Reject::TooLong { .. }) => "too_long",
             Refusal::Reject(Reject::ExceedsPool { .. }) => "exceeds_pool",
             Refusal::Reject(Reject::EmptyPrompt) => "empty_prompt",
@@ -311,6 +316,9 @@ impl EncoderMetrics {
 
 const REJECT_REASONS: &[&str] = &[
     "queue_full",
+    "queue_tokens_full",
+    "share_full",
+    "wait_too_long",
     "too_long",
     "exceeds_pool",
     "empty_prompt",

@@ -93,7 +93,9 @@ impl<'a> Life<'a> {
             waiting_max: in_flight_max(&limits),
             ..limits
         };
-        let mut scheduler = Scheduler::new(limits, pool, Box::new(Sha256Hasher));
+        let policy = decoder.config.policy;
+        let hasher = Box::new(Sha256Hasher);
+        let mut scheduler = Scheduler::with_policy(limits, policy, pool, hasher);
         scheduler.watch_cache();
         decoder.kv_log.clear();
         Self {
@@ -182,6 +184,8 @@ impl<'a> Life<'a> {
         self.decoder
             .metrics
             .step(seconds(landed.begun, now), landed.positions);
+        let took = now.0.saturating_sub(landed.begun.0);
+        self.scheduler.observe(Micros(took));
         self.apply(landed.step, now)?;
         self.release();
         Ok(())
@@ -233,7 +237,8 @@ impl<'a> Life<'a> {
                 continue;
             };
             let tenant = ledger.tenants.number(&stream.tenant);
-            match self.scheduler.submit(stream.request(id, tenant), now) {
+            self.scheduler.weigh(tenant, stream.weight);
+            match self.scheduler.resubmit(stream.request(id, tenant), now) {
                 Ok(()) if is_suspect(ledger, id) => {
                     self.returning.on_trial = Some(id);
                     return Ok(());
@@ -345,6 +350,7 @@ impl<'a> Life<'a> {
             Err(Reject::QueueFull { waiting })
         } else {
             let tenant = ledger.tenants.enter(&stream.tenant);
+            self.scheduler.weigh(tenant, stream.weight);
             let result = self.scheduler.submit(stream.request(id, tenant), now);
             if result.is_err() {
                 ledger.tenants.leave(&stream.tenant);

@@ -24,11 +24,15 @@
 
 mod blocks;
 pub mod cache;
+pub mod cost;
 pub mod encode;
+mod forecast;
 pub mod hash;
 mod kv;
 pub mod limits;
+mod pace;
 pub mod plan;
+pub mod policy;
 mod prefix;
 mod queue;
 pub mod request;

@@ -63,6 +63,34 @@ pub enum Reject {
         /// How many wait.
         waiting: u32,
     },
+    /// The tenant has as many requests in flight as one may have.
+    ShareFull {
+        /// How many it has.
+        requests: u32,
+        /// The limit.
+        requests_max: u32,
+    },
+    /// So much text of the tenant waits already that this request's would be too much.
+    ShareTokensFull {
+        /// Tokens to compute of its waiting requests.
+        tokens: u64,
+        /// The limit.
+        tokens_max: u64,
+    },
+    /// So much text waits already, of all tenants, that this request's would be too much.
+    QueueTokensFull {
+        /// Tokens to compute of all waiting requests.
+        tokens: u64,
+        /// The limit.
+        tokens_max: u64,
+    },
+    /// Its first token would probably come too late.
+    WaitTooLong {
+        /// How long it would probably wait for it.
+        wait: Micros,
+        /// The limit: the policy's, or the time to its deadline.
+        wait_max: Micros,
+    },
     /// Prompt and output together exceed `sequence_tokens_max`.
     TooLong {
         /// Prompt plus output tokens asked for.

@@ -23,13 +23,16 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
 use crate::cache::CacheChanges;
+use crate::cost::{CostModel, StepLoad};
+use crate::forecast::{Forecast, Running};
 use crate::hash::{BlockHash, BlockHasher};
 use crate::kv::Kv;
 use crate::limits::{Limits, Pool};
 use crate::plan::{BlockId, Event, SlotId, Stats};
+use crate::policy::{Policy, Weight};
 use crate::prefix::Parent;
-use crate::queue::{PATIENCE, Queue};
-use crate::request::{Finish, Micros, Reject, Request, RequestId, Token};
+use crate::queue::{Queue, Waiter};
+use crate::request::{Finish, Micros, Priority, Reject, Request, RequestId, TenantId, Token};
 use crate::sequence::{Cold, Handle, Sequence, Sequences};
 
 mod applying;
@@ -39,6 +42,7 @@ mod planning;
 /// Decides what each step computes. See the crate's documentation.
 pub struct Scheduler {
     limits: Limits,
+    policy: Policy,
     kv: Kv,
     hasher: Box<dyn BlockHasher>,
     sequences: Sequences,
@@ -65,6 +69,14 @@ pub struct Scheduler {
     applied: u64,
     arrivals: u64,
     plans_unchecked: u32,
+    costs: CostModel,
+    forecast: Forecast,
+    /// The decodes of the last step that had any.
+    decodes: StepLoad,
+    /// What prompts that run had left to compute after it.
+    prompt_tokens_left: u64,
+    /// Whether blocks kept somebody out of the last step who had a slot.
+    blocks_short: bool,
     prefix_queried_tokens: u64,
     prefix_hit_tokens: u64,
     preemptions: u64,
@@ -81,6 +93,7 @@ pub struct Scheduler {
 #[derive(Debug)]
 struct Flight {
     step: u64,
+    load: StepLoad,
     rows: Vec<Row>,
 }
 
@@ -108,6 +121,16 @@ impl Scheduler {
     /// No more than `step_tokens_max` sequences run at once, whatever `running_max` says: each
     /// of them may need one position a step.
     pub fn new(limits: Limits, pool: Pool, hasher: Box<dyn BlockHasher>) -> Self {
+        Self::with_policy(limits, Policy::default(), pool, hasher)
+    }
+
+    /// As [`Scheduler::new`], with choices of its owner's.
+    pub fn with_policy(
+        limits: Limits,
+        policy: Policy,
+        pool: Pool,
+        hasher: Box<dyn BlockHasher>,
+    ) -> Self {
         assert!(
             limits.step_tokens_max > 0,
             "a step computes at least one position"
@@ -117,10 +140,11 @@ impl Scheduler {
         let slots = limits.running_max.min(limits.step_tokens_max);
         Self {
             limits,
+            policy,
             kv: Kv::new(pool),
             hasher,
             sequences: Sequences::default(),
-            queue: Queue::new(),
+            queue: Queue::new(policy),
             running: Vec::with_capacity(slots as usize),
             running_count: 0,
             slots: (0..slots).rev().map(SlotId).collect(),
@@ -133,6 +157,11 @@ impl Scheduler {
             applied: 0,
             arrivals: 0,
             plans_unchecked: 0,
+            costs: CostModel::default(),
+            forecast: Forecast::default(),
+            decodes: StepLoad::default(),
+            prompt_tokens_left: 0,
+            blocks_short: false,
             prefix_queried_tokens: 0,
             prefix_hit_tokens: 0,
             preemptions: 0,
@@ -147,13 +176,69 @@ impl Scheduler {
     /// Queues a request, or says why not. Its id must never have been used before.
     pub fn submit(&mut self, request: Request, now: Micros) -> Result<(), Reject> {
         self.admissible(&request, now)?;
+        self.welcome(&request, now)?;
+        self.enqueue(request, now);
+        Ok(())
+    }
+
+    /// Queues a request that was accepted before, by an earlier scheduler of the same engine. Refuses
+    /// only what cannot be served: there was room for it, and a second refusal would break a promise.
+    pub fn resubmit(&mut self, request: Request, now: Micros) -> Result<(), Reject> {
+        self.admissible(&request, now)?;
+        self.enqueue(request, now);
+        Ok(())
+    }
+
+    /// When a request with so many tokens to compute would get its first token if it came now;
+    /// `None` if that cannot be told, or is at once.
+    pub fn forecast(
+        &mut self,
+        priority: Priority,
+        tenant: TenantId,
+        tokens: u32,
+    ) -> Option<Micros> {
+        let ahead = self.queue.ahead(priority, tenant);
+        let running = Running {
+            decodes: self.decodes,
+            prompt_tokens: self.prompt_tokens_left,
+            sequences: self.running_count,
+            slots: self.limits.running_max.min(self.limits.step_tokens_max),
+            seats: self.seats(),
+            step_tokens_max: self.limits.step_tokens_max,
+            target: self.policy.step_target,
+        };
+        self.forecast
+            .first_token(&self.costs, running, ahead, tokens)
+    }
+
+    /// The oldest step in flight took so long. To be told before the step is applied; without it the
+    /// scheduler predicts nothing and keeps no target.
+    pub fn observe(&mut self, took: Micros) {
+        let Some(flight) = self.flights.front() else {
+            unreachable!("a step took {took:?} and none is in flight");
+        };
+        self.costs.observe(flight.load, took);
+    }
+
+    /// What steps cost, as far as [`Scheduler::observe`] has told.
+    pub fn costs(&self) -> &CostModel {
+        &self.costs
+    }
+
+    /// A tenant counts with this weight from now on. Forgotten at some time after its last request;
+    /// to say it again costs nothing.
+    pub fn weigh(&mut self, tenant: TenantId, weight: Weight) {
+        self.queue.weigh(tenant, weight);
+    }
+
+    fn enqueue(&mut self, request: Request, now: Micros) {
         let output_max = request.output_max.get();
         if request.generated.len() >= output_max as usize {
             self.ended.push((request.id, Finish::Length));
-            return Ok(());
+            return;
         }
         self.arrivals += 1;
-        let patience = Micros(now.0.saturating_add(PATIENCE.0));
+        let patience = Micros(now.0.saturating_add(self.policy.patience.0));
         let cold = Cold {
             prompt: request.prompt,
             output_max,
@@ -172,13 +257,16 @@ impl Scheduler {
         };
         let account = self.queue.join(request.priority, request.tenant);
         let sequence = Sequence::new(request.id, account, request.generated, cold);
-        let key = sequence.wait_key();
+        let (key, tokens) = (sequence.wait_key(), sequence.known);
         let index = self.sequences.insert(sequence);
-        self.queue.push(account, key, index);
+        let waiter = Waiter {
+            sequence: index,
+            tokens,
+        };
+        self.queue.push(account, key, waiter);
         if let Some(deadline) = request.deadline {
             self.deadlines.insert((deadline, index));
         }
-        Ok(())
     }
 
     /// Ends a request and reports its `Finished` at once. Returns whether it was known.
@@ -240,7 +328,7 @@ impl Scheduler {
         self.kv.hashes()
     }
 
-    /// Refuses what can never be served and what there is no room to queue.
+    /// Refuses what can never be served.
     fn admissible(&self, request: &Request, now: Micros) -> Result<(), Reject> {
         let tokens = request.prompt.len() as u64 + u64::from(request.output_max.get());
         let tokens_max = self.limits.sequence_tokens_max;
@@ -254,12 +342,39 @@ impl Scheduler {
             Err(Reject::TooLong { tokens, tokens_max })
         } else if blocks > u64::from(blocks_max) {
             Err(Reject::ExceedsPool { blocks, blocks_max })
-        } else if self.queue.waiting() >= self.limits.waiting_max {
-            Err(Reject::QueueFull {
-                waiting: self.queue.waiting(),
-            })
         } else {
             Ok(())
+        }
+    }
+
+    /// Refuses what there is no room to queue.
+    fn welcome(&mut self, request: &Request, now: Micros) -> Result<(), Reject> {
+        if self.queue.waiting() >= self.limits.waiting_max {
+            return Err(Reject::QueueFull {
+                waiting: self.queue.waiting(),
+            });
+        }
+        let tokens = (request.prompt.len() + request.generated.len()) as u32;
+        if let Some(reject) = self.queue.refuses(request.tenant, tokens) {
+            return Err(reject);
+        }
+        let Some(wait_max) = self.policy.wait_max else {
+            return Ok(());
+        };
+        let left = request.deadline.map(|deadline| Micros(deadline.0 - now.0));
+        let wait_max = left.map_or(wait_max, |left| left.min(wait_max));
+        match self.forecast(request.priority, request.tenant, tokens) {
+            Some(wait) if wait > wait_max => Err(Reject::WaitTooLong { wait, wait_max }),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many sequences could start at once, as far as is known.
+    fn seats(&self) -> u32 {
+        if self.blocks_short {
+            0
+        } else {
+            self.slots.len() as u32
         }
     }
 
@@ -272,6 +387,9 @@ impl Scheduler {
             self.queue.remove(sequence.account, sequence.wait_key());
         }
         let sequence = self.sequences.remove(index);
+        if matches!(finish, Finish::Stop | Finish::Length) {
+            self.forecast.ended(sequence.output.len() as u32);
+        }
         self.queue.leave(sequence.account);
         if let Some(deadline) = sequence.cold.deadline {
             assert!(

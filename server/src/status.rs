@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use engine::handle::{EncodeError, End, Refusal};
-use engine::request::{Finish, Reject};
+use engine::request::{Finish, Micros, Reject};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -28,7 +28,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_millis(1);
 
 /// Every reason, as the contract lists them: the closed set of the label `reason`.
-pub(crate) const REASONS: [&str; 42] = [
+pub(crate) const REASONS: [&str; 44] = [
     "EMPTY_INPUT",
     "INPUT_TOO_LARGE",
     "CONTEXT_LENGTH_EXCEEDED",
@@ -60,6 +60,8 @@ pub(crate) const REASONS: [&str; 42] = [
     "TENANT_DENIED",
     "QUOTA_EXCEEDED",
     "QUEUE_FULL",
+    "TENANT_SHARE_FULL",
+    "WAIT_TOO_LONG",
     "MESSAGE_TOO_LARGE",
     "CONSUMER_TOO_SLOW",
     "DRAINING",
@@ -334,6 +336,23 @@ impl From<Reject> for Fault {
                 Self::queue_full(format!("{waiting} requests wait already"))
                     .with("waiting", waiting)
             }
+            Reject::QueueTokensFull { tokens, tokens_max } => {
+                Self::queue_full(format!("{tokens} tokens wait already"))
+                    .with("tokens", tokens)
+                    .with("tokens_max", tokens_max)
+            }
+            Reject::ShareFull {
+                requests,
+                requests_max,
+            } => share_full(format!("the tenant has {requests} requests in flight"))
+                .with("requests", requests)
+                .with("requests_max", requests_max),
+            Reject::ShareTokensFull { tokens, tokens_max } => {
+                share_full(format!("{tokens} tokens of the tenant wait already"))
+                    .with("tokens", tokens)
+                    .with("tokens_max", tokens_max)
+            }
+            Reject::WaitTooLong { wait, wait_max } => wait_too_long(wait, wait_max),
             Reject::TooLong { tokens, tokens_max } => Self::invalid(
                 "input",
                 "CONTEXT_LENGTH_EXCEEDED",
@@ -352,6 +371,25 @@ impl From<Reject> for Fault {
             Reject::Expired => Self::deadline(),
         }
     }
+}
+
+/// One tenant fills as much of the queue as it may.
+fn share_full(message: String) -> Fault {
+    Fault::new(Code::ResourceExhausted, "TENANT_SHARE_FULL", message).retry_soon()
+}
+
+/// The first token would come too late. With nothing added to the queue, it would not after as long
+/// as is too much now.
+fn wait_too_long(wait: Micros, wait_max: Micros) -> Fault {
+    let [wait, wait_max] = [wait, wait_max].map(|time| Duration::from_micros(time.0));
+    let message =
+        format!("the first token would probably take {wait:.1?}, more than {wait_max:.1?}");
+    let mut fault = Fault::new(Code::ResourceExhausted, "WAIT_TOO_LONG", message);
+    fault.retry = Some(wait.saturating_sub(wait_max).max(RETRY_MIN));
+    let millis = |time: Duration| time.as_millis();
+    fault
+        .with("wait_ms", millis(wait))
+        .with("wait_max_ms", millis(wait_max))
 }
 
 /// Why a stream broke off; `None` where it came to an ordinary end.

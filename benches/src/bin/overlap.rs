@@ -18,6 +18,7 @@ use benches::clock::{median, timed_async};
 use engine::config::EngineConfig;
 use engine::fake::{FakeConfig, FakeDevice};
 use engine::handle::{Generate, Handle};
+use engine::policy::Weight;
 use engine::request::{Priority, Token};
 use engine::sampling::Sampling;
 use scheduler::limits::{Limits, Pool};
@@ -95,6 +96,7 @@ async fn read(handle: Handle, stream: u32) {
         priority: Priority::default(),
         timeout: None,
         tenant: String::new(),
+        weight: Weight::ONE,
         cache_salt: String::new(),
     };
     let mut tokens = handle.generate(request).await.unwrap();

@@ -18,6 +18,7 @@ use benches::clock::{median, quantile, timed_async};
 use engine::config::EngineConfig;
 use engine::fake::{FakeConfig, FakeDevice};
 use engine::handle::{Generate, Handle};
+use engine::policy::Weight;
 use engine::request::{Priority, Token};
 use engine::sampling::Sampling;
 use paternoster_client::Client;
@@ -160,6 +161,7 @@ async fn bare_run(engine: Handle, prompt: Arc<[Token]>) -> Run {
         priority: Priority::default(),
         timeout: None,
         tenant: String::new(),
+        weight: Weight::ONE,
         cache_salt: String::new(),
     };
     let (first_token, (mut stream, mut run)) = timed_async(async {

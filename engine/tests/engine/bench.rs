@@ -11,6 +11,7 @@ use engine::config::{EngineConfig, Restarts, Timeouts};
 use engine::fake::{FakeConfig, FakeDevice, ManualClock};
 use engine::handle::{Completion, End, Generate, Generated, Handle, Health, Tokens};
 use engine::limits::{Limits, Pool};
+use engine::policy::Weight;
 use engine::request::{Priority, Token};
 use engine::sampling::Sampling;
 use engine::start;
@@ -182,6 +183,7 @@ pub(crate) fn request(prompt: &[Token], output_max: u32) -> Generate {
         priority: Priority::default(),
         timeout: None,
         tenant: String::new(),
+        weight: Weight::ONE,
         cache_salt: String::new(),
     }
 }

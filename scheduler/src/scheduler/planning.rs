@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
+use crate::cost::StepLoad;
 use crate::kv::Kv;
+use crate::pace::Pace;
 use crate::plan::{BlockCopy, Event, Plan, Slice, SlotId};
 use crate::prefix::{Key, Parent};
+use crate::queue::Waiter;
 use crate::request::{Finish, Micros};
 use crate::sequence::{Handle, Sequence};
 
@@ -34,6 +37,8 @@ struct Draft<'a> {
     rows: Vec<Row>,
     /// Positions that may still be added.
     budget: u32,
+    load: StepLoad,
+    pace: Pace,
 }
 
 impl Scheduler {
@@ -59,13 +64,23 @@ impl Scheduler {
             plan,
             rows,
             budget: self.limits.step_tokens_max,
+            load: StepLoad::default(),
+            pace: Pace::default(),
         };
         let pressure = self.plan_decodes(&mut draft, events);
+        if draft.load.rows > 0 {
+            self.decodes = draft.load;
+        }
+        draft.pace = Pace::new(self.policy.step_target, &self.costs, draft.load);
         self.plan_prompts(&mut draft);
         if pressure == Pressure::None {
             self.admit(&mut draft, events);
+        } else {
+            self.blocks_short = true;
         }
-        let Draft { plan, rows, .. } = draft;
+        let Draft {
+            plan, rows, load, ..
+        } = draft;
         if plan.is_empty() {
             let stuck = self.sequences.len() > 0 && self.flights.is_empty();
             assert!(!stuck, "requests wait or run and nothing can be computed");
@@ -75,6 +90,7 @@ impl Scheduler {
         self.planned += 1;
         self.flights.push_back(Flight {
             step: self.planned,
+            load,
             rows,
         });
     }
@@ -135,6 +151,7 @@ impl Scheduler {
                 sequence = self.sequences.at_mut(index);
             }
             let blocks = sequence.table.len();
+            draft.load.rows += 1;
             draft.push(index, sequence, 1, blocks);
         }
         pressure
@@ -180,27 +197,39 @@ impl Scheduler {
         sequence.rewind();
         events.push(Event::Preempted { id: sequence.id });
         let (account, key) = (sequence.account, sequence.wait_key());
-        self.queue.push(account, key, index);
+        let waiter = Waiter {
+            sequence: index,
+            tokens: sequence.known,
+        };
+        self.queue.push(account, key, waiter);
     }
 
     /// Spends what is left of the budget on running prompts, best rank first.
     fn plan_prompts(&mut self, draft: &mut Draft<'_>) {
+        self.prompt_tokens_left = 0;
         for at in 0..self.prompts.len() {
-            if draft.budget == 0 {
-                return;
-            }
             self.plan_text(draft, self.prompts[at]);
         }
     }
 
     /// Lets waiting requests in while there is room, in the queue's order.
     fn admit(&mut self, draft: &mut Draft<'_>, events: &mut Vec<Event>) {
+        self.blocks_short = false;
         while draft.budget > 0 && !self.slots.is_empty() {
             let Some(index) = self.queue.first() else {
                 return;
             };
             // A preempted sequence whose sampled token is still to come does not know its text.
-            if self.sequences.at(index).pending > 0 || !self.find_prefix(index) {
+            if self.sequences.at(index).pending > 0 {
+                return;
+            }
+            if !self.find_prefix(index) {
+                self.blocks_short = true;
+                return;
+            }
+            let copied = self.partial.map_or(0, |(_, tokens)| tokens);
+            let cached = self.hits.len() as u32 * self.kv.block_tokens() + copied;
+            if draft.pace.allows(cached, 1) == 0 {
                 return;
             }
             if self.is_promised(index) {
@@ -296,8 +325,15 @@ impl Scheduler {
         let hits = self.hits.len() as u32;
         let copied = self.partial.map_or(0, |(_, tokens)| tokens);
         let sequence = self.sequences.at_mut(index);
-        self.queue.remove(sequence.account, sequence.wait_key());
         let cached = hits * self.kv.block_tokens() + copied;
+        // Text computed again after a preemption is not its tenant's debt.
+        let unpaid = if sequence.cold.started {
+            0
+        } else {
+            sequence.known - cached
+        };
+        self.queue
+            .admit(sequence.account, sequence.wait_key(), unpaid);
         sequence.slot = Some(slot);
         sequence.published = hits;
         sequence.computed = cached;
@@ -308,8 +344,7 @@ impl Scheduler {
             let cached_tokens = cached.min(prompt);
             self.prefix_queried_tokens += u64::from(prompt);
             self.prefix_hit_tokens += u64::from(cached_tokens);
-            self.queue
-                .admitted(sequence.account, u64::from(sequence.known - cached));
+            self.forecast.started(sequence.known, unpaid);
             events.push(Event::Started {
                 id: sequence.id,
                 cached_tokens,
@@ -320,6 +355,9 @@ impl Scheduler {
         sequence
             .table
             .reserve(self.kv.blocks_for(sequence.known_max) as usize);
+        let outputs = (sequence.cold.output_max as usize).min(OUTPUT_TOKENS_RESERVED);
+        let more = outputs.saturating_sub(sequence.output.len());
+        sequence.output.reserve(more);
         sequence.table.extend_from_slice(&self.hits);
         for &block in &self.hits {
             self.kv.share(block);
@@ -361,12 +399,23 @@ impl Scheduler {
         self.sequences.at_mut(index).table.push(block);
     }
 
-    /// Plans as much of a running sequence's known text as the budget allows.
+    /// Plans as much of a running sequence's known text as budget and pace allow.
     fn plan_text(&mut self, draft: &mut Draft<'_>, index: u32) {
         let sequence = self.sequences.at_mut(index);
-        let count = sequence.remaining().min(draft.budget);
+        let wanted = sequence.remaining().min(draft.budget);
+        let count = draft.pace.allows(sequence.planned, wanted);
+        self.prompt_tokens_left += u64::from(sequence.remaining() - count);
+        if count == 0 {
+            return;
+        }
         let positions = sequence.planned..sequence.planned + count;
         let blocks = self.kv.blocks_for(positions.end) as usize;
+        draft.pace.take(positions.start, count);
+        if count == 1 {
+            draft.load.rows += 1;
+        } else {
+            draft.load.prompt_tokens += count;
+        }
         draft.push(index, sequence, count, blocks);
         self.promise(index, draft.plan.step, positions);
     }
@@ -382,6 +431,7 @@ impl Draft<'_> {
             "the step is over its budget"
         );
         self.budget -= count;
+        self.load.kv_tokens += u64::from(sequence.planned + count);
         let Some(slot) = sequence.slot else {
             unreachable!("{:?} is planned and does not run", sequence.id);
         };
@@ -421,6 +471,10 @@ impl Draft<'_> {
         });
     }
 }
+
+/// Output tokens of a sequence for which there is memory from its start, so that no step has to get
+/// some: 4 KiB. Longer outputs double it now and then.
+const OUTPUT_TOKENS_RESERVED: usize = 1024;
 
 /// Blocks that admissions leave alone while others run, so that these can grow: 1 %.
 fn watermark(kv: &Kv) -> u32 {

@@ -9,11 +9,15 @@
     reason = "helpers of tests"
 )]
 
+mod desk;
+mod fairness;
 mod index;
 mod invariants;
+mod pace;
 mod preemption;
 mod script;
 mod shadow;
+mod steady;
 mod timelines;
 mod workload;
 mod world;

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use engine::handle::Generate;
+use engine::policy::Weight;
 use engine::request::Token;
 use proto::v1;
 use proto::v1::generate_request::Input;
@@ -127,6 +128,7 @@ impl Work {
             priority: checked.priority,
             timeout: Some(self.deadline.remaining()),
             tenant: self.tenant.clone(),
+            weight: Weight::ONE,
             cache_salt: self.cache_salt.clone(),
         }
     }
