@@ -159,6 +159,7 @@ fn load_ours(folder: &Path, dtype: Dtype) -> Box<dyn Executor> {
         running_max: 64,
         step_tokens_max: 512,
         threads: models::load::Threads::new(threads()),
+        wanted: None,
     };
     match models::load::load(&ModelFiles::Folder(folder.to_owned()), &options)
         .unwrap()
