@@ -3,9 +3,9 @@
 //! `us = fixed + row * sequences + prompt * prompt tokens + kv * KV tokens read`. Each observation
 //! costs some 100 multiplications and allocates nothing; the same observations give the same model.
 //!
-//! Three things keep it sane. Old observations are forgotten by [`KEEP`] a step, unless all steps
+//! Three things keep it sane. Old observations are forgotten by `KEEP` a step, unless all steps
 //! look alike, which would let what it knows of other steps dissolve. An observation far from what
-//! was expected moves it no further than [`SURPRISE_MAX`] ordinary errors would, so that a stalled
+//! was expected moves it no further than `SURPRISE_MAX` ordinary errors would, so that a stalled
 //! step teaches little and a device that has become slower for good is followed within some dozen
 //! steps. And no coefficient is negative: more work never takes less time.
 

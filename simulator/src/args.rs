@@ -132,7 +132,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "RATES", value_parser = parse_rates)]
     pub tenant_rates: Option<RateList>,
     /// The length of prompts, in a conversation of what each turn adds: 128, 16..512 or
-    /// lognormal:MEDIAN:DEVIATION[:MOST].
+    /// lognormal:MEDIAN:DEVIATION:MOST, the last part of which may be left out.
     #[arg(long, value_name = "LENGTHS")]
     pub prompt_tokens: Option<Length>,
     /// The length of answers, as above.

@@ -89,7 +89,10 @@ async fn the_line_counts_the_preemptions_of_all_sequences() {
         temperature: Some(0.0),
         ..v1::Sampling::default()
     });
-    let answer = world.client.inference().complete(request).await.unwrap();
+    // The second one has come when the first has made one step.
+    world.device.hold();
+    let mut inference = world.client.inference();
+    let answer = world.stepping(inference.complete(request)).await.unwrap();
     let trailers = answer.metadata();
     assert_eq!(trailers.get("x-model-revision").unwrap(), REVISION);
     let expected = world.expected_text("too much", 100);
