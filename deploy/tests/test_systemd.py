@@ -107,7 +107,9 @@ def test_the_filter_allows_what_the_server_calls(tmp_path):
     manager.setblocking(False)
     heard = list(iter(lambda: receive(manager), b""))
     assert any(message.startswith(b"READY=1\n") for message in heard), heard
-    assert b"WATCHDOG=1" in heard and heard[-1].startswith(b"STOPPING=1\n"), heard
+    # Signs of life go on while it drains.
+    news = [message for message in heard if message != b"WATCHDOG=1"]
+    assert len(news) < len(heard) and news[-1].startswith(b"STOPPING=1\n"), heard
     called = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.M))
     assert {"execve", "accept4", "futex"} <= called
     assert called <= sets

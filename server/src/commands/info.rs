@@ -77,6 +77,7 @@ fn local(files: Files, args: InfoArgs) -> Result<Local, Failure> {
 fn in_folder(files: Files, args: InfoArgs) -> Local {
     let stored_bytes = match &files {
         Files::Folder(folder) => stored_bytes(folder),
+        #[cfg(any(feature = "hub", feature = "demo"))]
         _ => None,
     };
     Local {

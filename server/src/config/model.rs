@@ -99,6 +99,7 @@ fn model(
             let name = path.file_name()?.to_str()?;
             Some(name.to_owned())
         }),
+        #[cfg(any(feature = "hub", feature = "demo"))]
         _ => Some(folder.to_owned()),
     };
     let name = served_name.cloned().or(given).or(base);
