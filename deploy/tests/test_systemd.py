@@ -97,7 +97,8 @@ def test_the_filter_allows_what_the_server_calls(tmp_path):
     port, log = str(free_port()), tmp_path / "calls"
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind(str(tmp_path / "notify"))
-    env = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+    # Nobody reads while the server runs, and a socket holds ten messages: one sign of life in ten seconds.
+    env = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "20000000"}
     words = ["strace", "-f", "-qq", "-o", log, BINARY, "serve", "--port", port]
     server = subprocess.Popen(words, env=env)
     wait_for(f"http://127.0.0.1:{port}/ready")
