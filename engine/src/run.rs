@@ -148,6 +148,7 @@ impl<'a> Life<'a> {
         let news = !self.events.is_empty();
         self.publish(now)?;
         self.record();
+        self.release();
         if self.flights.is_full() || !(launched || self.flights.is_empty()) {
             self.land(beat)?;
             return Ok(true);
@@ -186,9 +187,7 @@ impl<'a> Life<'a> {
             .step(seconds(landed.begun, now), landed.positions);
         let took = now.0.saturating_sub(landed.begun.0);
         self.scheduler.observe(Micros(took));
-        self.apply(landed.step, now)?;
-        self.release();
-        Ok(())
+        self.apply(landed.step, now)
     }
 
     /// Sleeps until an order comes or a deadline passes.
@@ -457,8 +456,7 @@ impl<'a> Life<'a> {
 
     // === from the scheduler to callers ===
 
-    /// Gives every event to its reader, wakes the readers that sleep, and lets the executor forget
-    /// whom they told of the end.
+    /// Gives every event to its reader, and wakes the readers that sleep.
     fn publish(&mut self, now: Micros) -> Result<(), Stop> {
         let decoder = self.decoder;
         // Also without news: a superseded life must not go on.
@@ -493,7 +491,6 @@ impl<'a> Life<'a> {
         self.events = events;
         self.readers.drain(..).for_each(Waker::wake);
         decoder.metrics.generated(generated);
-        self.release();
         Ok(())
     }
 
@@ -535,10 +532,11 @@ impl<'a> Life<'a> {
     }
 
     fn record(&mut self) {
+        // First, so that whoever sees these counts has missed none of the changes behind them.
+        self.scheduler.take_cache_changes(&mut self.changes);
+        self.decoder.kv_log.extend(&self.changes, self.block_tokens);
         let stats = self.scheduler.stats();
         self.decoder.record_stats(&self.recorded, stats);
         self.recorded = stats;
-        self.scheduler.take_cache_changes(&mut self.changes);
-        self.decoder.kv_log.extend(&self.changes, self.block_tokens);
     }
 }
