@@ -83,8 +83,7 @@ impl Kv {
     }
 
     /// Makes a full, computed block findable. When another block holds the same text already,
-    /// that one stays the findable one.
-    /// `before` is the hash of the block before it, if there is one.
+    /// that one stays the findable one. `before` is the hash of the block before it, if there is one.
     pub(crate) fn publish(
         &mut self,
         block: BlockId,

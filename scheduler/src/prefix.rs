@@ -85,8 +85,10 @@ pub(crate) struct PrefixIndex {
     tokens: Vec<Token>,
     /// The newest block, whole or tail, that stands behind a parent, by the parent's hash.
     families: Vec<u32>,
-    /// The next older block in the same family.
-    siblings: Vec<u32>,
+    /// The neighbours in the same family. Both ways, because a client can make a family of all blocks
+    /// there are, and the oldest is the first to go.
+    older: Vec<u32>,
+    newer: Vec<u32>,
     /// How many tokens a tail holds; 0 for all other blocks.
     tails: Vec<u32>,
     contents: u64,
@@ -111,7 +113,8 @@ impl PrefixIndex {
             entries: vec![Entry::default(); blocks],
             tokens: vec![Token::default(); blocks * block_tokens],
             families: vec![NONE; (2 * blocks).next_power_of_two()],
-            siblings: vec![NONE; blocks],
+            older: vec![NONE; blocks],
+            newer: vec![NONE; blocks],
             tails: vec![0; blocks],
             contents: 0,
         }
@@ -148,7 +151,7 @@ impl PrefixIndex {
                     best = Some((BlockId(index), common as u32));
                 }
             }
-            index = self.siblings[index as usize];
+            index = self.older[index as usize];
         }
         best
     }
@@ -181,7 +184,13 @@ impl PrefixIndex {
 
     /// Whether `block` is a tail; then its family must know it.
     pub(crate) fn is_tail(&self, block: BlockId) -> bool {
-        self.tails[block.0 as usize] > 0
+        let is_tail = self.tails[block.0 as usize] > 0;
+        assert!(
+            !is_tail || self.is_in_family(block),
+            "block {} has no family",
+            block.0
+        );
+        is_tail
     }
 
     /// Enters `block` under its text, unless another block stands under that text already.
@@ -271,6 +280,7 @@ impl PrefixIndex {
             "block {} cannot be found",
             block.0
         );
+        assert!(self.is_in_family(block), "block {} has no family", block.0);
         true
     }
 
@@ -281,22 +291,37 @@ impl PrefixIndex {
     /// Puts a block at the young end of its parent's family.
     fn join_family(&mut self, block: BlockId) {
         let family = self.family(self.entries[block.0 as usize].parent);
-        self.siblings[block.0 as usize] = std::mem::replace(&mut self.families[family], block.0);
+        let older = std::mem::replace(&mut self.families[family], block.0);
+        self.older[block.0 as usize] = older;
+        if older != NONE {
+            self.newer[older as usize] = block.0;
+        }
     }
 
     fn leave_family(&mut self, block: BlockId) {
+        assert!(self.is_in_family(block), "block {} has no family", block.0);
         let family = self.family(self.entries[block.0 as usize].parent);
-        let next = std::mem::replace(&mut self.siblings[block.0 as usize], NONE);
-        let mut at = self.families[family];
-        if at == block.0 {
-            self.families[family] = next;
-            return;
+        let older = std::mem::replace(&mut self.older[block.0 as usize], NONE);
+        let newer = std::mem::replace(&mut self.newer[block.0 as usize], NONE);
+        if newer == NONE {
+            self.families[family] = older;
+        } else {
+            self.older[newer as usize] = older;
         }
-        while self.siblings[at as usize] != block.0 {
-            at = self.siblings[at as usize];
-            assert!(at != NONE, "block {} has no family", block.0);
+        if older != NONE {
+            self.newer[older as usize] = newer;
         }
-        self.siblings[at as usize] = next;
+    }
+
+    /// Whether both neighbours know a block, or the family if it is its newest.
+    fn is_in_family(&self, block: BlockId) -> bool {
+        let family = self.family(self.entries[block.0 as usize].parent);
+        let (older, newer) = (self.older[block.0 as usize], self.newer[block.0 as usize]);
+        let newest = match newer {
+            NONE => self.families[family],
+            newer => self.older[newer as usize],
+        };
+        newest == block.0 && (older == NONE || self.newer[older as usize] == block.0)
     }
 
     fn family(&self, parent: Parent) -> usize {
